@@ -14,13 +14,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agave.errors import UserError
+
 COMPLETE_PRESET = "paper"
 
 PositiveInt = Annotated[int, Field(ge=1)]
 KLWeight = Annotated[float, Field(ge=0, le=1000, description="weight of the KL term, the paper's lambda; 0 to 1000")]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A parameter is missing, misspelt or out of range; the message names it and what is accepted."""
 
 
