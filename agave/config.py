@@ -73,7 +73,13 @@ class VAEModel(Block):
     hidden: int = Field(ge=1, description="feature maps of the deterministic path (h)")
     latent: int = Field(ge=1, description="latent feature maps per stochastic layer (z)")
     free_bits: float = Field(ge=0, description="nats of KL per latent feature map that cost nothing in the objective; 0: off")
-    published_init: bool = Field(description="initial gains scale^(1/3)/std as in the published code instead of scale/std")
+    published_init: bool = Field(description="initial gains (scale/std)^(1/3) as in the published code instead of scale/std")
+
+    @model_validator(mode="after")
+    def _groups(self) -> VAEModel:
+        if max(self.hidden, self.latent) % min(self.hidden, self.latent):
+            raise ValueError(f"hidden {self.hidden} and latent {self.latent}; accepted: one a multiple of the other (masked convolutions)")
+        return self
 
 
 class PixelCNNModel(Block):
