@@ -37,6 +37,7 @@ class AGAVE(nn.Module):
     ) -> None:
         super().__init__()
         self.options, self.image_size, self.levels = options, image_size, levels
+        self.likelihood_dtype = torch.float32  # at least; evaluation sets float64
         vae, pixelcnn = options.vae, options.pixelcnn
         self.vae = (
             VAE(image_size, resolution, vae.depth, vae.blocks, vae.hidden, vae.latent, published_init=vae.published_init) if has_vae else None
@@ -98,8 +99,8 @@ class AGAVE(nn.Module):
         log_prob_x = self.log_prob_x(x_uint8, self.features(mean)) if self.pixelcnn is not None else None
         log_prob_y = None
         if y_uint8 is not None:
-            log_scale = self.vae.log_scale
-            log_prob_y = discretized_logistic_log_prob(y_uint8, mean, log_scale, self.levels, self.options.tails).sum((1, 2, 3))
+            parameters = self._for_likelihood(mean), self._for_likelihood(self.vae.log_scale)
+            log_prob_y = discretized_logistic_log_prob(y_uint8, *parameters, self.levels, self.options.tails).sum((1, 2, 3))
         return Terms(kl_maps.sum(1), log_prob_x, log_prob_y, free_bits(kl_maps, self.options.vae.free_bits))
 
     def log_prob_x(self, x_uint8: Tensor, features: Tensor | None) -> Tensor:
@@ -112,7 +113,10 @@ class AGAVE(nn.Module):
         assert self.pixelcnn is not None, "only a model with a PixelCNN models x autoregressively"
         dtype = self.pixelcnn.out.gain.dtype
         logits = self.pixelcnn(scale_to_unit(x_uint8, dtype), features)
-        return mixture_log_prob(logits, x_uint8).sum((1, 2))
+        return mixture_log_prob(self._for_likelihood(logits), x_uint8).sum((1, 2))
+
+    def _for_likelihood(self, outputs: Tensor) -> Tensor:
+        return outputs.to(torch.promote_types(outputs.dtype, self.likelihood_dtype))
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor, *, vae: bool, pixelcnn: bool) -> None:

@@ -1,0 +1,226 @@
+"""The command `agave`: one sub-command a step. Nothing heavy is imported before a step runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from agave import cells, config
+from agave.config import Params
+from agave.errors import UserError
+
+FolderArgument = click.Path(file_okay=False, path_type=Path)
+FileArgument = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class _Command(click.Command):
+    """Turns mistakes that a user can mend into one line and exit code 1 (2 for the command line itself)."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            raise click.ClickException(str(error)) from None
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
+@click.version_option(package_name="agave")
+def main() -> None:
+    """Reproduce "Auxiliary Guided Autoregressive Variational Autoencoders" (Lucas & Verbeek, 2017).
+
+    Each sub-command is one step; `snakemake` runs them all in order. Values come from params.yaml.
+    """
+
+
+def _preset_options(command: Callable[..., None]) -> Callable[..., None]:
+    @click.option("--params", "params_file", type=FileArgument, default="params.yaml", help="The parameter file.")
+    @click.option("--preset", default=None, help="Which preset of it; default: the one that the file names.")
+    @functools.wraps(command)
+    def wrapped(params_file: Path, preset: str | None, **arguments: Any) -> None:
+        command(params=config.load(params_file, preset), **arguments)
+
+    return wrapped
+
+
+def _training_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--seed", type=click.IntRange(min=0), default=0, help="Of weights, data order and noise."),
+        click.option("--data", type=FolderArgument, required=True, help="Folder made by `agave prepare`."),
+        click.option("--output", type=FolderArgument, required=True, help="Folder for the trained weights."),
+        click.option("--state-dir", type=FolderArgument, default="work", help="Folder of the rolling states that a rerun resumes from."),
+        click.option("--save-every", type=click.FloatRange(min=0), default=300.0, metavar="SECONDS", help="Time between saved states."),
+        click.option("--time-limit", type=click.FloatRange(min=0), metavar="SECONDS", help="Save and stop after this time; exit code 1."),
+        *_place_options,
+    ]
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+_place_options = [
+    click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Overrides the preset's compute.device."),
+    click.option("--threads", type=click.IntRange(min=1), help="Processor threads; default: all cores."),
+    click.option("--dry-run", is_flag=True, help="Print the resolved options and do nothing."),
+]
+
+
+def _model_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.argument("cell"),
+        click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the training."),
+        click.option("--data", type=FolderArgument, required=True, help="Folder made by `agave prepare`."),
+        click.option("--model", type=FileArgument, required=True, help="model.safetensors of the cell."),
+        click.option("--output", type=FolderArgument, required=True, help="Folder for the results."),
+        *_place_options,
+    ]
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _cell(params: Params, name: str) -> cells.Cell:
+    return cells.parse(name, params.prepare.image_size, params.pretrain.vae_kl_weight)
+
+
+def _show(dry_run: bool, blocks: dict[str, Any], **arguments: Any) -> bool:
+    """With --dry-run: print what would be used, as YAML."""
+    if dry_run:
+        shown = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items() if v is not None}
+        click.echo(yaml.safe_dump(shown | blocks, sort_keys=False), nl=False)
+    return dry_run
+
+
+def _blocks(params: Params, *names: str) -> dict[str, Any]:
+    return {name: getattr(params, name).model_dump() for name in names}
+
+
+def _place(step: str, device: str | None, threads: int | None, state_dir: Path = Path("work"), **limits: Any) -> Any:
+    from agave.runs import Place
+    from agave.source import digest
+    from agave.training import Stop
+
+    return Place(state=state_dir, device=device, threads=threads, stop=Stop(**limits), source=digest(step))
+
+
+@main.command("config")
+@click.option("--params", "params_file", type=FileArgument, default="params.yaml", help="The parameter file.")
+@click.option("--preset", default=None, help="Which preset of it; default: the one that the file names.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of the parameter file instead.")
+def config_command(params_file: Path, preset: str | None, schema: bool) -> None:
+    """Print the resolved parameters and which preset set each value."""
+    if schema:
+        click.echo(config.schema_text(), nl=False)
+        return
+    document = config.read(params_file)
+    chosen = str(document.get("preset")) if preset is None else preset
+    resolved = config.resolve(document, chosen, str(params_file)).model_dump()
+    origins = config.origins(document, chosen)
+    lines = [(f"{key}: {json.dumps(value)}", origins.get(key, "")) for key, value in config.flatten(resolved)]
+    width = max(len(text) for text, _ in lines)
+    click.echo(f"# preset {chosen} of {params_file}")
+    for text, origin in lines:
+        click.echo(f"{text:<{width}}  # {origin}")
+
+
+@main.command()
+@_preset_options
+@click.option("--output", type=FolderArgument, required=True, help="Folder for train.npy, test.npy and manifest.json.")
+@click.option("--images", type=click.Path(path_type=Path), help="Array file or folder of images; overrides prepare.path.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved options and do nothing.")
+def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) -> None:
+    """Get the images, verify, split and store them as uint8 arrays."""
+    if _show(dry_run, _blocks(params, "prepare"), output=output, images=images):
+        return
+    from agave.data import prepare as run
+
+    run(params.prepare, output, images)
+
+
+@main.command()
+@click.argument("part", type=click.Choice(["vae", "pixelcnn"]))
+@_preset_options
+@click.option("--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Of y (vae); default: that of x.")
+@_training_options
+def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, **arguments: Any) -> None:
+    """Train the VAE or the PixelCNN alone."""
+    resolution = resolution or params.prepare.image_size
+    blocks = _blocks(params, "model", "compute") | {"pretrain": getattr(params.pretrain, part).model_dump()}
+    if _show(dry_run, blocks, part=part, resolution=resolution, **arguments):
+        return
+    from agave.runs import pretrain as run
+
+    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
+    run(params, part, resolution, seed, data, output, _place("pretrain", **arguments))
+
+
+@main.command()
+@click.argument("cell")
+@_preset_options
+@click.option("--vae", type=FileArgument, help="model.safetensors of `agave pretrain vae`, for a cell with a VAE.")
+@click.option("--pixelcnn", type=FileArgument, help="model.safetensors of `agave pretrain pixelcnn`, for a cell with a PixelCNN.")
+@_training_options
+def joint(params: Params, cell: str, vae: Path | None, pixelcnn: Path | None, dry_run: bool, **arguments: Any) -> None:
+    """Train CELL, a model of the grid, from pretrained weights (Eq. 7).
+
+    CELL is kl_weight~W-levels~B-resolution~R, with -auxiliary~none at the end for no auxiliary loss, or a baseline: vae, pixelcnn.
+    """
+    found = _cell(params, cell)
+    if _show(dry_run, _blocks(params, "model", "compute", "joint"), cell=cell, vae=vae, pixelcnn=pixelcnn, **arguments):
+        return
+    from agave.runs import joint as run
+
+    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
+    run(params, found, seed, data, vae, pixelcnn, output, _place("joint", **arguments))
+
+
+@main.command()
+@_preset_options
+@click.option("--iwae", is_flag=True, help="The importance-sampled bound (K = evaluate.iwae_samples) instead of the one-sample bound.")
+@_model_options
+def evaluate(params: Params, cell: str, iwae: bool, dry_run: bool, model: Path, **arguments: Any) -> None:
+    """Evaluate CELL on the test images: bounds in bits per dimension, split into their terms."""
+    found = _cell(params, cell)
+    if _show(dry_run, _blocks(params, "model", "compute", "evaluate"), cell=cell, iwae=iwae, model=model, **arguments):
+        return
+    from agave.evaluation import evaluate as run
+
+    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
+    run(params, found, seed, data, model, output, _place("evaluate", **arguments), iwae=iwae)
+
+
+@main.command()
+@_preset_options
+@_model_options
+def sample(params: Params, cell: str, dry_run: bool, model: Path, **arguments: Any) -> None:
+    """Draw the reconstructions and samples of CELL that the figures show."""
+    found = _cell(params, cell)
+    if _show(dry_run, _blocks(params, "model", "compute", "sample"), cell=cell, model=model, **arguments):
+        return
+    from agave.sampling import draw as run
+
+    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
+    run(params, found, seed, data, model, output, _place("sample", **arguments))
+
+
+@main.command()
+@click.argument("step")
+def digest(step: str) -> None:
+    """Print the digest of the science source that STEP uses, and the files that it covers."""
+    from agave import source
+
+    click.echo(source.digest(step))
+    for file in source.files(step):
+        click.echo(f"  {file}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Progress of long work: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts finished units of a task and shows rate, time left and a figure of merit.
+
+    Args:
+        total: units in all.
+        label: what is being done.
+        unit: what is counted, for example "step".
+        start: units done before, when resuming.
+        interval: seconds between the lines of a log.
+    """
+
+    def __init__(self, total: int, label: str, unit: str, start: int = 0, interval: float = 15.0) -> None:
+        self.total, self.label, self.unit, self.interval = total, label, unit, interval
+        self.done, self._start, self._began, self._last = start, start, time.monotonic(), time.monotonic()
+        self._bar = tqdm(total=total, desc=label, unit=unit, initial=start, dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def update(self, units: int = 1, note: str = "") -> None:
+        """Count more units; `note` is shown beside them, for example "3.21 bits/dim"."""
+        self.done += units
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(units)
+            return
+        now = time.monotonic()
+        if now - self._last >= self.interval or self.done >= self.total:
+            self._last = now
+            rate = (self.done - self._start) / max(now - self._began, 1e-9)
+            left = (self.total - self.done) / max(rate, 1e-9)
+            parts = [f"{self.label}: {self.done}/{self.total} {self.unit}s", f"{rate:.3g} {self.unit}s/s", f"{_clock(left)} left", note]
+            print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,85 @@
+"""The run record that lies beside every result: what made it, from what, where and how long it took."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from agave.files import atomic_write, sha256
+
+PACKAGES = ("agave", "torch", "torchvision", "numpy", "safetensors", "pandas", "matplotlib", "snakemake", "dvc")
+
+
+def git_state(folder: str | Path = ".") -> dict[str, Any]:
+    """Commit and dirty flag of the checkout in `folder`; None where there is no git."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+class Record:
+    """Collects a run record from the start of a step to its end.
+
+    Args:
+        step: for example "joint".
+        options: the resolved parameters that the step used.
+        inputs: {name: file}; their SHA-256 are recorded.
+        device: where the networks ran, if any did.
+    """
+
+    def __init__(self, step: str, options: Mapping[str, Any], inputs: Mapping[str, str | Path], device: str | None = None) -> None:
+        self._began = time.monotonic()
+        self._record: dict[str, Any] = {
+            "step": step,
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "options": dict(options),
+            "inputs": {name: {"file": str(path), "sha256": sha256(path)} for name, path in inputs.items()},
+            "device": device,
+            "machine": {"system": platform.system(), "processor": platform.machine(), "python": platform.python_version()},
+            "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+            "git": git_state(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def write(self, path: str | Path, outputs: list[Path], **results: Any) -> None:
+        """Finish the record: times, peak memory, SHA-256 of the outputs, and whatever else the step found.
+
+        Args:
+            path: of the json file.
+            outputs: files that the step wrote.
+            **results: further entries.
+        """
+        # ru_maxrss is in KiB on Linux and in bytes on macOS
+        unit = 1 if sys.platform == "darwin" else 1024
+        record = self._record | {
+            "wall_seconds": round(time.monotonic() - self._began, 3),
+            "processor_seconds": round(time.process_time(), 3),
+            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1),
+            "outputs": {output.name: sha256(output) for output in outputs},
+            **results,
+        }
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,247 @@
+"""The steps `pretrain` and `joint`: from prepared images and earlier weights to trained weights on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agave.auxiliary import auxiliary_image
+from agave.cells import Cell
+from agave.checkpoints import RollingState, identity, load_weights, read_metadata, read_tensors, write_tensors
+from agave.config import Compute, Model, Params, Training
+from agave.data import load as load_images
+from agave.errors import UserError
+from agave.files import atomic_write, sha256
+from agave.model import AGAVE
+from agave.provenance import Record
+from agave.training import Objective, Stop, train
+
+FORMAT = "agave-model-1"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training runs and what it may take; nothing here changes a result beyond rounding.
+
+    Attributes:
+        state: folder of all rolling states.
+        device: overrides the preset's `compute.device`, or None.
+        threads: processor threads, or None for torch's default.
+        stop: how often to save and when to stop early.
+        source: digest of the science source, part of the state's identity.
+    """
+
+    state: Path
+    device: str | None = None
+    threads: int | None = None
+    stop: Stop = Stop()
+    source: str = ""
+
+
+def choose_device(compute: Compute, override: str | None = None) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    wanted = override or compute.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "compute.device is 'cuda' and this machine shows no GPU; accepted: a job on a machine with a GPU, "
+            "`--device cpu` or compute.device: auto to run on the processor all the same, or a smaller preset (`--preset demo`)"
+        )
+    return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else "cpu" if wanted == "auto" else wanted)
+
+
+def set_up(compute: Compute, device: str | None, threads: int | None) -> torch.device:
+    """Choose the device, pin the threads and ask for deterministic algorithms."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = choose_device(compute, device)
+    torch.backends.cudnn.benchmark = True
+    return chosen
+
+
+def images_to_tensor(images: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device) -> Tensor:
+    """(N, H, W, 3) array -> (N, 3, H, W) uint8 tensor on the device."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+
+
+def make_model(options: Model, image_size: int, cell: Cell) -> AGAVE:
+    """The untrained model of a cell."""
+    return AGAVE(
+        options,
+        image_size,
+        resolution=cell.resolution,
+        levels=cell.levels,
+        has_vae=cell.has_vae,
+        has_pixelcnn=cell.has_pixelcnn,
+    )
+
+
+def load_model(path: Path, options: Model, image_size: int, cell: Cell) -> AGAVE:
+    """A trained model.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another architecture than the parameters say.
+    """
+    _check_metadata(path, cell)
+    model = make_model(options, image_size, cell)
+    load_weights(model, read_tensors(path), path)
+    return model
+
+
+def pretrain(params: Params, part: str, resolution: int, seed: int, data: Path, output: Path, place: Place) -> None:
+    """Train one of the two networks alone from new weights.
+
+    Args:
+        params: of the preset.
+        part: "vae" or "pixelcnn".
+        resolution: of the auxiliary image (vae), pixels.
+        seed: of weights, data order and noise.
+        data: folder of `agave prepare`.
+        output: folder for model.safetensors (averaged weights), raw.safetensors, history.csv and run.json.
+        place: where it runs.
+
+    Raises:
+        UserError: bad input, or no GPU where the preset wants one.
+        Interrupted: stopped early with the state saved.
+    """
+    # PAPER: which pretrained VAE a joint model starts from is not given; one per resolution of y, at 256 levels and one KL
+    # weight, serves all KL weights and colour levels, so that cells differ in their joint objective alone.
+    # PAPER: what conditions the PixelCNN while it is pretrained is not given; nothing does, its feature stream is added after.
+    if part == "vae":
+        cell = Cell("vae", kl_weight=params.pretrain.vae_kl_weight, resolution=resolution)
+        _run("pretrain", params, cell, params.pretrain.vae, seed, data, {}, output, place)
+    else:
+        cell = Cell("pixelcnn", resolution=params.prepare.image_size)
+        _run("pretrain", params, cell, params.pretrain.pixelcnn, seed, data, {}, output, place)
+
+
+def joint(
+    params: Params, cell: Cell, seed: int, data: Path, vae: Path | None, pixelcnn: Path | None, output: Path, place: Place
+) -> None:
+    """Train a cell of the grid from pretrained weights.
+
+    Args:
+        params: of the preset.
+        cell: which model; a baseline goes on with its one network.
+        seed: of data order and noise.
+        data: folder of `agave prepare`.
+        vae: pretrained VAE, for a cell that has one.
+        pixelcnn: pretrained PixelCNN, for a cell that has one.
+        output: folder for model.safetensors (averaged weights), raw.safetensors, history.csv and run.json.
+        place: where it runs.
+
+    Raises:
+        UserError: bad input, or no GPU where the preset wants one.
+        Interrupted: stopped early with the state saved.
+    """
+    pretrained = {name: path for name, path, wanted in (("vae", vae, cell.has_vae), ("pixelcnn", pixelcnn, cell.has_pixelcnn)) if wanted and path}
+    for name, wanted in (("vae", cell.has_vae), ("pixelcnn", cell.has_pixelcnn)):
+        if wanted and name not in pretrained:
+            raise UserError(f"{cell.name}: needs pretrained weights; give --{name} FILE, made by `agave pretrain {name}`")
+    _run("joint", params, cell, params.joint, seed, data, pretrained, output, place)
+
+
+def _run(
+    step: str,
+    params: Params,
+    cell: Cell,
+    options: Training,
+    seed: int,
+    data: Path,
+    pretrained: Mapping[str, Path],
+    output: Path,
+    place: Place,
+) -> None:
+    device = set_up(params.compute, place.device, place.threads)
+    blocks = {
+        "cell": cell.name,
+        "kl_weight": cell.kl_weight,
+        "resolution": cell.resolution,
+        "seed": seed,
+        "image_size": params.prepare.image_size,
+        "model": params.model.model_dump(),
+        "compute": params.compute.model_dump() | {"device": device.type},
+        "training": options.model_dump(),
+    }
+    inputs = {"images": data / "train.npy", **pretrained}
+    images = load_images(data, "train")
+    record = Record(step, blocks, inputs, str(device))
+    state = RollingState(
+        place.state / identity(step=step, source=place.source, inputs={k: sha256(v) for k, v in inputs.items()}, **blocks)
+    )
+    try:
+        x_uint8 = images_to_tensor(images, device)
+        y_uint8 = auxiliary_image(x_uint8, cell.resolution)
+        torch.manual_seed(seed)
+        model = make_model(params.model, params.prepare.image_size, cell)
+        for name, path in pretrained.items():
+            _load_part(model, name, path)
+        model.to(device).train()
+        order = np.random.default_rng([seed, 2**32]).permutation(len(x_uint8))[: options.init_images]
+        first = torch.from_numpy(order).to(device)
+        model.initialise(x_uint8[first], y_uint8[first], vae="vae" not in pretrained, pixelcnn="pixelcnn" not in pretrained)
+        result = train(
+            model,
+            x_uint8,
+            y_uint8,
+            Objective(cell.kl_weight, cell.auxiliary),
+            options,
+            seed=seed,
+            state=state,
+            autocast=torch.bfloat16 if params.compute.precision == "bfloat16" else None,
+            stop=place.stop,
+            label=f"{step} {cell.name} seed {seed}",
+        )
+    finally:
+        state.close()
+    metadata = {"format": FORMAT, "step": step, **blocks}
+    write_tensors(output / "model.safetensors", result.averaged, metadata | {"weights": "averaged"})
+    write_tensors(output / "raw.safetensors", result.raw, metadata | {"weights": "raw"})
+    write_history(output / "history.csv", result.history)
+    files = [output / name for name in ("model.safetensors", "raw.safetensors", "history.csv")]
+    parameters = sum(tensor.numel() for tensor in result.raw.values())
+    record.write(output / "run.json", files, threads=torch.get_num_threads(), parameters=parameters, skipped=result.skipped)
+
+
+def write_history(path: Path, history: list[dict[str, float | int | None]]) -> None:
+    """Write training history as csv; absent terms are empty, numbers have nine significant digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(history[0])
+    for row in history:
+        writer.writerow("" if v is None else v if isinstance(v, int) else f"{v:.9g}" for v in row.values())
+    with atomic_write(path) as temporary:
+        temporary.write_text(text.getvalue())
+
+
+def _load_part(model: AGAVE, name: str, path: Path) -> None:
+    """Copy one pretrained network into the model; a feature stream it never had keeps its new weights."""
+    metadata = _check_metadata(path, None)
+    if name == "vae" and model.vae is not None and metadata["resolution"] != model.vae.resolution:
+        raise UserError(f"{path}: a VAE for y of {metadata['resolution']} pixels; accepted: {model.vae.resolution} pixels")
+    part = getattr(model, name)
+    tensors = {key.removeprefix(f"{name}."): value for key, value in read_tensors(path).items() if key.startswith(f"{name}.")}
+    if name == "pixelcnn":
+        new = {key: value for key, value in part.state_dict().items() if key.startswith("stream.") or ".inject." in key}
+        tensors = new | tensors
+    load_weights(part, tensors, path)
+
+
+def _check_metadata(path: Path, cell: Cell | None) -> dict[str, Any]:
+    metadata = read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path}: format {metadata.get('format')!r}; accepted: {FORMAT}")
+    if cell is not None and metadata["cell"] != cell.name:
+        raise UserError(f"{path}: holds the model of cell {metadata['cell']}; accepted: {cell.name}")
+    return metadata
