@@ -1,0 +1,65 @@
+# Every target installs what uv.lock says into .venv first. Nothing is written outside this folder, except to caches.
+
+PRESET ?= demo
+UV_VERSION := 0.13.9
+
+PRIVATE_UV := .uv/bin/uv
+UV := $(or $(shell command -v uv 2>/dev/null),$(PRIVATE_UV))
+PROFILE := workflow/profiles/local
+
+export UV_PYTHON_INSTALL_DIR := $(CURDIR)/.uv/python
+export UV_COMPILE_BYTECODE := 1
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+SNAKEFILES := Snakefile workflow/rules
+
+.PHONY: help demo test check bench schema format clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@echo "make TARGET [PRESET=demo]"
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 12
+
+demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, without a GPU)
+	snakemake all --profile $(PROFILE) --config preset=$(PRESET)
+	@echo
+	@echo "Done. Look at"
+	@echo "  results/$(PRESET)/figures/figure4.png   the KL and the total fall as the KL weight grows"
+	@echo "  results/$(PRESET)/figures/              the other figures, as PDF and PNG, with the data behind each"
+	@echo "  results/$(PRESET)/tables/table1.md      Table 1 with our rows"
+
+test: .venv/installed  ## run the tests
+	pytest
+
+check: .venv/installed  ## format, lint, types, workflow
+	ruff format --check .
+	ruff check .
+	mypy
+	snakefmt --check --line-length 140 $(SNAKEFILES)
+	snakemake --lint
+
+bench: .venv/installed  ## time and memory of each rule of the last run of PRESET
+	python benchmarks/workflow.py --preset $(PRESET)
+
+schema: .venv/installed  ## write workflow/schemas/params.schema.json from agave/config.py
+	agave config --schema > workflow/schemas/params.schema.json
+
+format: .venv/installed  ## format the code
+	ruff check --fix .
+	ruff format .
+	snakefmt --line-length 140 $(SNAKEFILES)
+
+clean:  ## delete the environment and caches; results, logs and saved training states stay
+	rm -rf .venv .uv .pytest_cache .hypothesis .mypy_cache .ruff_cache
+
+.venv/installed: pyproject.toml uv.lock | $(UV)
+	$(UV) sync --locked
+	@touch $@
+
+$(PRIVATE_UV):
+	@python3 -m venv .uv || { rm -rf .uv; \
+	  echo "error: python3 cannot make a virtual environment; on Debian: apt-get install python3-venv, or install uv $(UV_VERSION) yourself" >&2; \
+	  exit 1; }
+	.uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -1,0 +1,36 @@
+# Every table and figure of the paper. params.yaml says what is computed, workflow/profiles/ where.
+#
+#   snakemake all --profile workflow/profiles/local                        the preset that params.yaml names
+#   snakemake all --profile workflow/profiles/local --config preset=tiny   another preset
+#   snakemake --profile slurm all                                          the preset `paper` on a Slurm cluster
+#
+# One target a step: prepare, pretrain, joint, evaluate, sample, tables, figures, all.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "params.yaml"
+
+
+# The image that .venv is made for (uv.lock); used only with `--software-deployment-method apptainer`.
+container: "docker://python:3.11-bookworm"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/joint.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.evaluate.input,
+        rules.sample.input,
+        rules.tables.input,
+        rules.figures.input,

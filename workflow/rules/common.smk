@@ -1,0 +1,105 @@
+# Parameters, wildcards and the functions that the rules share.
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.utils import validate
+
+from agave import cells, config as parameters, figures, source, tables
+
+SOURCES = {step: source.digest(step) for step in source.ENTRY_MODULES}
+
+
+def checked_parameters():
+    """The parameters of the chosen preset; the other presets and what came by --config are checked too.
+
+    Raises:
+        SystemExit: a parameter is wrong; the one line printed names it and what is accepted.
+    """
+    try:
+        own = {key: value for key, value in config.items() if key not in ("preset", "images")}
+        document = parameters.read("params.yaml")
+        changed = [key for key in own if own[key] != document.get(key)]
+        if changed:
+            raise parameters.ConfigError(
+                f"--config {changed[0]}=...: not accepted; accepted: preset=NAME and images=PATH. Everything else is set in params.yaml"
+            )
+        chosen = parameters.resolve(config)
+        for preset in own:
+            parameters.resolve(config, preset)
+        return chosen
+    except parameters.ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+PARAMS = checked_parameters()
+PRESET = str(config["preset"])
+SEEDS = PARAMS.grid.seeds
+RESULTS = f"results/{PRESET}"
+validate(config, "../schemas/params.schema.json")
+
+# The commands of the environment that Snakemake runs in, also if that environment is not activated.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+
+
+wildcard_constraints:
+    preset=re.escape(PRESET),
+    cell=cells.NAME_PATTERN,
+    resolution=r"\d+",
+    seed=r"\d+",
+
+
+def block(*names, without=()):
+    """The named blocks of the parameters as plain values, for `params:`; `without` leaves keys out that change no result."""
+    value = PARAMS
+    for name in names:
+        value = getattr(value, name)
+    return {key: item for key, item in value.model_dump().items() if key not in without}
+
+
+def networks(cell):
+    """The part of the block `model` that a cell depends on."""
+    model = block("model")
+    if not cell.has_pixelcnn:
+        return {key: model[key] for key in ("vae", "tails")}
+    return model if cell.has_vae else {"pixelcnn": model["pixelcnn"]}
+
+
+def cell_of(wildcards):
+    """The cell that a job computes."""
+    return cells.parse(wildcards.cell, PARAMS.prepare.image_size, PARAMS.pretrain.vae_kl_weight)
+
+
+def cell_files(step, name, chosen=None, seeds=SEEDS):
+    """The path of a file for each of the cells (default: all) and seeds."""
+    chosen = cells.all_cells(PARAMS) if chosen is None else chosen
+    return [f"{RESULTS}/{step}/{cell.name}/seed~{seed}/{name}" for cell in chosen for seed in seeds]
+
+
+def image_file(wildcards):
+    """The user's image file as an input, so that a change of it is noticed; a missing one is reported by `agave prepare`."""
+    path = config.get("images") or (PARAMS.prepare.path if PARAMS.prepare.source == "images" else None)
+    return [path] if path and os.path.isfile(path) else []
+
+
+def pretrained_files(wildcards):
+    """The pretrained networks that a joint training starts from, as {option of `agave joint`: path}."""
+    cell, folder, files = cell_of(wildcards), f"{RESULTS}/pretrain", {}
+    if cell.has_vae:
+        files["vae"] = f"{folder}/vae-resolution~{cell.resolution}/seed~{wildcards.seed}/model.safetensors"
+    if cell.has_pixelcnn:
+        files["pixelcnn"] = f"{folder}/pixelcnn/seed~{wildcards.seed}/model.safetensors"
+    return files
+
+
+def pretrained_options(wildcards):
+    """`pretrained_files` as options on the command line."""
+    return " ".join(f"--{option} {path}" for option, path in pretrained_files(wildcards).items())
+
+
+def shown(chosen):
+    """What the cells of a figure span, for its caption."""
+    values = {name: sorted({getattr(cell, name) for cell in chosen if cell.has_vae}) for name in ("kl_weight", "levels", "resolution")}
+    return {"models": len(chosen)} | {name: ", ".join(f"{value:g}" for value in those) for name, those in values.items()}

@@ -1,0 +1,43 @@
+# One rule a figure, each with the files that it shows: only small csv and npz files, never a model.
+for NAME in figures.NAMES:
+
+    rule:
+        name:
+            f"figure_{NAME}"
+        input:
+            expand("results/{{preset}}/{path}", path=figures.inputs(NAME, PARAMS)),
+        output:
+            pdf=f"results/{{preset}}/figures/figure{NAME}.pdf",
+            png=report(
+                f"results/{{preset}}/figures/figure{NAME}.png",
+                caption=f"../report/figure{NAME}.rst",
+                category="Figures",
+                labels={"figure": NAME, "preset": "{preset}"},
+            ),
+            data=f"results/{{preset}}/figures/figure{NAME}.{'npz' if NAME in figures.IMAGE_FIGURES else 'csv'}",
+        log:
+            f"logs/{{preset}}/figures/{NAME}.log",
+        benchmark:
+            f"logs/{{preset}}/figures/{NAME}.tsv"
+        threads: 1
+        resources:
+            mem_mb=600,
+            runtime=10,
+        params:
+            figure=NAME,
+            figures=block("figures"),
+            shown=shown(figures.figure_cells(NAME, PARAMS)),
+            networks=[block("model"), PARAMS.prepare.image_size] if NAME == "2" else [],
+            source=SOURCES["figures"],
+        shell:
+            "agave figure {params.figure} --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
+
+
+rule figures:
+    input:
+        expand(
+            "results/{preset}/figures/figure{name}.{ending}",
+            preset=PRESET,
+            name=figures.NAMES,
+            ending=["pdf", "png"],
+        ),

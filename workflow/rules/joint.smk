@@ -1,0 +1,39 @@
+# Both networks together, one job for each cell of the grid and seed; the baselines go on alone for as many steps.
+rule joint_cell:
+    input:
+        unpack(pretrained_files),
+        manifest="results/{preset}/prepare/manifest.json",
+        train=ancient("results/{preset}/prepare/train.npy"),
+    output:
+        model="results/{preset}/joint/{cell}/seed~{seed}/model.safetensors",
+        raw="results/{preset}/joint/{cell}/seed~{seed}/raw.safetensors",
+        history="results/{preset}/joint/{cell}/seed~{seed}/history.csv",
+        run="results/{preset}/joint/{cell}/seed~{seed}/run.json",
+    log:
+        "logs/{preset}/joint/{cell}/seed~{seed}.log",
+    benchmark:
+        "logs/{preset}/joint/{cell}/seed~{seed}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1200,
+        runtime=60,
+        gpu=1,
+    params:
+        model=lambda wildcards: networks(cell_of(wildcards)),
+        compute=block("compute"),
+        joint=block("joint"),
+        pretrained=pretrained_options,
+        source=SOURCES["joint"],
+    shell:
+        "exec agave joint {wildcards.cell} --preset {wildcards.preset} --seed {wildcards.seed} {params.pretrained}"
+        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) > {log} 2>&1"
+
+
+rule joint:
+    input:
+        expand(
+            rules.joint_cell.output,
+            preset=PRESET,
+            cell=[cell.name for cell in cells.all_cells(PARAMS)],
+            seed=SEEDS,
+        ),

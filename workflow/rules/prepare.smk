@@ -1,0 +1,32 @@
+# The images: verified, split, as arrays. Small work that needs the network: on a cluster it runs on the login node.
+# The later steps depend on manifest.json, which holds the SHA-256 of the arrays; the arrays' own time stamps do not count.
+localrules:
+    prepare_images,
+
+
+rule prepare_images:
+    input:
+        image_file,
+    output:
+        train="results/{preset}/prepare/train.npy",
+        test="results/{preset}/prepare/test.npy",
+        manifest="results/{preset}/prepare/manifest.json",
+    log:
+        "logs/{preset}/prepare.log",
+    benchmark:
+        "logs/{preset}/prepare.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        prepare=block("prepare"),
+        images=(f"--images {shlex.quote(config['images'])}" if config.get("images") else ""),
+        source=SOURCES["prepare"],
+    shell:
+        "agave prepare --preset {wildcards.preset} {params.images} --output results/{wildcards.preset}/prepare > {log} 2>&1"
+
+
+rule prepare:
+    input:
+        expand(rules.prepare_images.output, preset=PRESET),

@@ -1,0 +1,68 @@
+# The VAE, one for each resolution of the auxiliary image, and the PixelCNN++: independently, side by side.
+# `exec` hands the signals that announce a time limit or a preemption to the training itself.
+rule pretrain_vae:
+    input:
+        manifest="results/{preset}/prepare/manifest.json",
+        train=ancient("results/{preset}/prepare/train.npy"),
+    output:
+        model="results/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}/model.safetensors",
+        raw="results/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}/raw.safetensors",
+        history="results/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}/history.csv",
+        run="results/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}/run.json",
+    log:
+        "logs/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}.log",
+    benchmark:
+        "logs/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1200,
+        runtime=60,
+        gpu=1,
+    params:
+        model=networks(cells.Cell("vae")),
+        compute=block("compute"),
+        pretrain=block("pretrain", "vae"),
+        kl_weight=PARAMS.pretrain.vae_kl_weight,
+        source=SOURCES["pretrain"],
+    shell:
+        "exec agave pretrain vae --preset {wildcards.preset} --resolution {wildcards.resolution} --seed {wildcards.seed}"
+        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) > {log} 2>&1"
+
+
+rule pretrain_pixelcnn:
+    input:
+        manifest="results/{preset}/prepare/manifest.json",
+        train=ancient("results/{preset}/prepare/train.npy"),
+    output:
+        model="results/{preset}/pretrain/pixelcnn/seed~{seed}/model.safetensors",
+        raw="results/{preset}/pretrain/pixelcnn/seed~{seed}/raw.safetensors",
+        history="results/{preset}/pretrain/pixelcnn/seed~{seed}/history.csv",
+        run="results/{preset}/pretrain/pixelcnn/seed~{seed}/run.json",
+    log:
+        "logs/{preset}/pretrain/pixelcnn/seed~{seed}.log",
+    benchmark:
+        "logs/{preset}/pretrain/pixelcnn/seed~{seed}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1200,
+        runtime=60,
+        gpu=1,
+    params:
+        model=networks(cells.Cell("pixelcnn")),
+        compute=block("compute"),
+        pretrain=block("pretrain", "pixelcnn"),
+        source=SOURCES["pretrain"],
+    shell:
+        "exec agave pretrain pixelcnn --preset {wildcards.preset} --seed {wildcards.seed}"
+        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) > {log} 2>&1"
+
+
+rule pretrain:
+    input:
+        expand(rules.pretrain_pixelcnn.output, preset=PRESET, seed=SEEDS),
+        expand(
+            rules.pretrain_vae.output,
+            preset=PRESET,
+            resolution=sorted({cell.resolution for cell in cells.all_cells(PARAMS) if cell.has_vae}),
+            seed=SEEDS,
+        ),

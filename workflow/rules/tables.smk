@@ -1,0 +1,34 @@
+# All bounds of the grid, and Table 1. Cells that an earlier grid left behind are no input and show nowhere.
+rule write_tables:
+    input:
+        expand("results/{{preset}}/{path}", path=tables.inputs(PARAMS)),
+    output:
+        bounds="results/{preset}/tables/bounds.csv",
+        iwae="results/{preset}/tables/iwae.csv",
+        table1=report(
+            "results/{preset}/tables/table1.csv",
+            caption="../report/table1.rst",
+            category="Tables",
+            labels={"table": "1", "preset": "{preset}"},
+        ),
+        markdown="results/{preset}/tables/table1.md",
+        latex="results/{preset}/tables/table1.tex",
+    log:
+        "logs/{preset}/tables.log",
+    benchmark:
+        "logs/{preset}/tables.tsv"
+    threads: 1
+    resources:
+        mem_mb=600,
+        runtime=10,
+    params:
+        kl_weight=PARAMS.grid.table_kl_weight,
+        samples=PARAMS.evaluate.iwae_samples,
+        source=SOURCES["tables"],
+    shell:
+        "agave tables --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
+
+
+rule tables:
+    input:
+        expand(rules.write_tables.output, preset=PRESET),
