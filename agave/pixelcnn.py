@@ -197,7 +197,7 @@ class PixelCNN(nn.Module):
             return self.stream(features)  # type: ignore[no-any-return]
         return [[None] * len(stage["u"]) for stage in self.up], [[None] * len(stage["u"]) for stage in self.down]  # type: ignore[index,misc]
 
-    def forward(self, x: Float[Tensor, "b 3 h w"], features: Float[Tensor, "b c h w"] | None = None) -> Float[Tensor, "b k h w"]:
+    def forward(self, x: Float[Tensor, "b 3 h w"], features: Tensor | None = None) -> Float[Tensor, "b k h w"]:
         """Logits of every pixel given the pixels before it in raster order.
 
         Args:

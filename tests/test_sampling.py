@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from agave.model import scale_to_unit
+from agave.noise import POSTERIOR, PRIOR, keyed_noise, keyed_uniforms
+from agave.pixelcnn import PixelCNN, load_published_weights
+from agave.sampling import sample
+
+
+def network(filters=6, resnets=1, mixtures=2, resolutions=2, features=3, dtype=torch.float32, size=8, batch=4):
+    model = PixelCNN(filters, resnets, mixtures, resolutions, features).to(dtype)
+    x = torch.randint(0, 256, (16, 3, size, size))
+    f = torch.rand(16, features, size, size, dtype=dtype) * 2 - 1 if features else None
+    model.initialise(scale_to_unit(x, dtype), f)
+    return model.eval(), x[:batch], None if f is None else f[:batch]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(("resolutions", "resnets", "features", "size"), [(1, 1, 0, 8), (2, 2, 3, 8), (3, 1, 3, 16), (4, 1, 0, 8), (3, 2, 2, 4)])
+def test_cached_logits_equal_those_of_the_full_forward(dtype, tolerance, resolutions, resnets, features, size):
+    model, x, f = network(resnets=resnets, resolutions=resolutions, features=features, size=size, dtype=dtype)
+    with torch.no_grad():
+        expected = model(scale_to_unit(x, dtype), f)
+    images, logits = sample(model, f, batch=4, shape=(size, size), seed=0, teacher=x, return_logits=True)
+    assert torch.equal(images, x.to(torch.uint8))
+    assert ((logits - expected).abs().max() / expected.abs().max()) < tolerance
+
+
+def test_cached_logits_oracle(oracle):
+    io, arrays = oracle("a_pixelcnnpp_small_io.npz"), oracle("a_pixelcnnpp_small_params.npz")
+    model = PixelCNN(16, 2, 5).double()
+    load_published_weights(model, arrays)
+    teacher = torch.tensor(io["x_uint8"])
+    _, logits = sample(model, batch=4, shape=(32, 32), seed=0, teacher=teacher, return_logits=True)
+    assert (logits - torch.tensor(io["logits"])).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("features", [0, 3])
+def test_cached_and_slow_sampling_give_the_same_images(features):
+    model, _, f = network(features=features, dtype=torch.float64)
+    arguments = {"batch": 4, "shape": (8, 8), "seed": 5}
+    fast, slow = sample(model, f, **arguments), sample(model, f, **arguments, cached=False)
+    assert torch.equal(fast, slow)
+    assert fast.float().std() > 10
+    assert not torch.equal(fast, sample(model, f, batch=4, shape=(8, 8), seed=6))
+
+
+def test_images_do_not_depend_on_how_many_are_drawn_at_once():
+    model, _, f = network(dtype=torch.float64)
+    whole = sample(model, f, batch=4, shape=(8, 8), seed=1)
+    pieces = [sample(model, f[a:b], batch=b - a, shape=(8, 8), seed=1, first=a) for a, b in ((0, 1), (1, 4))]
+    assert torch.equal(whole, torch.cat(pieces))
+
+
+def test_sampling_leaves_the_training_mode():
+    model, _, f = network()
+    model.train()
+    sample(model, f, batch=4, shape=(8, 8), seed=1)
+    assert model.training
+
+
+def test_features_steer_the_samples():
+    """The images of different features differ although the noise is the same."""
+    model, _, f = network()
+    same_noise = [sample(model, f[i : i + 1] * 3, batch=1, shape=(8, 8), seed=1) for i in (0, 1)]
+    assert not torch.equal(*same_noise)
+
+
+def test_bad_arguments_are_refused():
+    model, x, f = network()
+    with pytest.raises(ValueError, match="features have shape"):
+        sample(model, f[:2], batch=4, shape=(8, 8), seed=0)
+    with pytest.raises(ValueError, match="teacher is"):
+        sample(model, f, batch=4, shape=(8, 8), seed=0, teacher=x[:2])
+    with pytest.raises(ValueError, match="multiples of 2"):
+        sample(model, None, batch=4, shape=(7, 8), seed=0)
+
+
+def test_noise_is_keyed_by_image_sample_and_purpose():
+    like = torch.zeros(1)
+    whole = keyed_noise(0, POSTERIOR, [3, 4], [0, 1], like)(2, (2, 5))
+    assert torch.equal(whole[1:], keyed_noise(0, POSTERIOR, [4], [1], like)(2, (1, 5)))
+    others = [
+        keyed_noise(1, POSTERIOR, [4], [1], like)(2, (1, 5)),
+        keyed_noise(0, PRIOR, [4], [1], like)(2, (1, 5)),
+        keyed_noise(0, POSTERIOR, [4], [0], like)(2, (1, 5)),
+        keyed_noise(0, POSTERIOR, [4], [1], like)(1, (1, 5)),
+        keyed_noise(0, POSTERIOR, [5], [1], like)(2, (1, 5)),
+    ]
+    assert all(not torch.equal(whole[1:], other) for other in others)
+    uniforms = keyed_uniforms(0, PRIOR, [0, 1], (1000,), like)
+    assert uniforms.min() >= 1e-5 and uniforms.max() <= 1 - 1e-5 and abs(uniforms.mean() - 0.5) < 0.03
