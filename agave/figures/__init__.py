@@ -1,0 +1,100 @@
+"""The figures of the paper, drawn from small csv and npz files alone: never a model, never torch.
+
+`inputs` says which files a figure reads, `draw` draws it. The plotting library is loaded by `draw` only,
+so that planning a workflow stays fast.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agave import cells
+from agave.cells import Cell
+from agave.config import Params
+from agave.errors import UserError
+from agave.results import BOUNDS, Results, samples_path
+
+NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "training")
+IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6")
+
+
+def figure_cells(name: str, params: Params) -> list[Cell]:
+    """The cells that a figure shows, in the order in which it shows them."""
+    vae, pixelcnn = cells.baselines(params)
+    if name in ("1a", "1b"):
+        return [vae if name == "1a" else pixelcnn]
+    if name == "1c":
+        return [cells.table_cells(params)[1]]
+    if name in ("3a", "3b"):
+        return cells.kl_weight_cells(params)
+    if name == "4":
+        return [*cells.kl_weight_cells(params), pixelcnn]
+    if name in ("5a", "5b"):
+        return cells.levels_cells(params)
+    if name == "6":
+        # PAPER: lambda of the four models of Figure 6 is not given; (a) and (b) as in Figure 5, (c) and (d) as trained.
+        full = Cell(kl_weight=params.grid.levels_kl_weight, resolution=params.prepare.image_size)
+        coarse = [cell for cell in cells.levels_cells(params) if cell.levels != full.levels]
+        nearest = sorted(coarse, key=lambda cell: (abs(cell.levels - 32), cell.levels))[:1]
+        return [cell for cell in (full, *nearest, *cells.resolution_cells(params)) if cell in cells.all_cells(params)]
+    return cells.all_cells(params) if name == "training" else []
+
+
+def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
+    """Training histories below results/<preset>/, as {(stage, model, seed): path}, stage "pretrain" or "joint"."""
+    trained = cells.all_cells(params)
+    resolutions = sorted({cell.resolution for cell in trained if cell.has_vae}, reverse=True)
+    pretrained = ["pixelcnn", *(f"vae-resolution~{resolution}" for resolution in resolutions)]
+    models = [("pretrain", name) for name in pretrained] + [("joint", cell.name) for cell in trained]
+    return {(stage, name, seed): f"{stage}/{name}/seed~{seed}/history.csv" for stage, name in models for seed in params.grid.seeds}
+
+
+def inputs(name: str, params: Params) -> list[str]:
+    """The files that a figure reads, relative to results/<preset>/.
+
+    Raises:
+        UserError: there is no such figure.
+    """
+    _check(name)
+    if name == "2":
+        return []
+    if name == "training":
+        return [BOUNDS, *history_paths(params).values()]
+    if name in IMAGE_FIGURES:
+        return [BOUNDS, *(samples_path(cell, params.grid.seeds[0]) for cell in figure_cells(name, params))]
+    return [BOUNDS]
+
+
+def draw(name: str, params: Params, preset: str, results: Path) -> None:
+    """Draw a figure: figures/figureNAME.pdf, figureNAME.png and what they show as figureNAME.csv or figureNAME.npz.
+
+    The same inputs give the same bytes.
+
+    Args:
+        name: one of NAMES.
+        params: the parameters of the preset.
+        preset: its name.
+        results: results/<preset>.
+
+    Raises:
+        UserError: there is no such figure, or an input is missing or damaged; the message names the command that makes it.
+    """
+    _check(name)
+    source = Results(params, preset, results)
+    if name == "2":
+        from agave.figures import schematic
+
+        schematic.draw(source)
+    elif name in IMAGE_FIGURES:
+        from agave.figures import images
+
+        images.draw(name, source)
+    else:
+        from agave.figures import curves
+
+        curves.draw(name, source)
+
+
+def _check(name: str) -> None:
+    if name not in NAMES:
+        raise UserError(f"there is no figure '{name}'; accepted: {', '.join(NAMES)}")

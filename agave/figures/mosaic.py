@@ -1,0 +1,153 @@
+"""Blocks of images on a page, placed so that an image pixel is a whole number of PNG pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from agave.figures.style import GREY, SMALL, TEXT, WIDTH, text_width, wrap
+
+SIDE = 0.48  # inches: aimed at for one image
+LEAST_WIDTH = 3.3  # inches: a column of text
+MARGIN, SPACE, BETWEEN, ROW_GAP, TITLE, LINE = 0.06, 0.06, 0.14, 0.09, 0.22, 0.14  # inches
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images in rows and columns that stand together.
+
+    Attributes:
+        images: uint8 (rows, columns, H, W, 3).
+        row_labels: to the left of the rows; empty: none.
+        label: of the block, to the left of the row labels.
+        title: above the images.
+    """
+
+    images: NDArray[np.uint8]
+    row_labels: tuple[str, ...] = ()
+    label: str = ""
+    title: str = ""
+
+
+def mosaic(images: NDArray[np.uint8], gap: int) -> NDArray[np.uint8]:
+    """One picture of all images, white gaps of `gap` pixels between them.
+
+    Args:
+        images: uint8 (rows, columns, H, W, 3).
+        gap: pixels.
+
+    Returns:
+        uint8 (rows H + (rows - 1) gap, columns W + (columns - 1) gap, 3).
+    """
+    padded = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    rows, columns, height, width, _ = padded.shape
+    joined = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)  # (rows, H, columns, W, 3) -> picture
+    return joined[: joined.shape[0] - gap, : joined.shape[1] - gap]
+
+
+def compose(page: Sequence[Sequence[Block]], footnote: str, dpi: int) -> Figure:
+    """Place rows of blocks on a page, with a footnote below.
+
+    Args:
+        page: rows of blocks; blocks of one column are aligned.
+        footnote: wrapped to the width of the page.
+        dpi: of the PNG; decides how large an image pixel can be.
+    """
+    blocks = [block for row in page for block in row]
+    size = blocks[0].images.shape[2]
+    zoom = max(1, round(SIDE * dpi / size))  # PNG pixels per image pixel
+    while zoom > 1 and _widths(page, zoom / dpi)[1] > WIDTH:
+        zoom -= 1
+    while _widths(page, (zoom + 1) / dpi)[1] <= LEAST_WIDTH:
+        zoom += 1
+    columns, total = _widths(page, zoom / dpi)
+    indent = max(_label_width(block) for block in blocks)
+    width = max(total, LEAST_WIDTH)
+    notes = wrap(footnote, width - 2 * MARGIN, SMALL)
+    heights = [max(_picture_size(block, zoom / dpi)[0] + (TITLE if block.title else 0) for block in row) for row in page]
+    height = 2 * MARGIN + sum(heights) + ROW_GAP * len(page) + LINE * len(notes)
+
+    sheet = Sheet(width, height, dpi)
+    y = MARGIN
+    for row, row_height in zip(page, heights, strict=True):
+        x = MARGIN + indent
+        for block, column in zip(row, columns, strict=False):
+            _place(sheet, block, x, y + (TITLE if block.title else 0), zoom)
+            x += column + BETWEEN + indent
+        y += row_height + ROW_GAP
+    for index, note in enumerate(notes):
+        sheet.text(MARGIN, y + index * LINE, note, size=SMALL, color=GREY, va="top")
+    return sheet.figure
+
+
+class Sheet:
+    """A figure addressed in inches from its upper left corner, rounded to PNG pixels.
+
+    Args:
+        width: inches.
+        height: inches.
+        dpi: of the PNG.
+    """
+
+    def __init__(self, width: float, height: float, dpi: int) -> None:
+        self.dpi, self.width, self.height = dpi, round(width * dpi), round(height * dpi)  # pixels
+        self.figure = Figure(figsize=(self.width / dpi, self.height / dpi), dpi=dpi)
+
+    def text(self, x: float, y: float, text: str, **style: Any) -> None:
+        """Write a line of text at (x, y), inches."""
+        self.figure.text(x * self.dpi / self.width, 1 - y * self.dpi / self.height, text, **style)
+
+    def picture(self, x: float, y: float, pixels: NDArray[np.uint8]) -> None:
+        """Put a picture, uint8 (height, width, 3), with its upper left corner at (x, y), inches; one array entry a PNG pixel."""
+        left, top = round(x * self.dpi), self.height - round(y * self.dpi)
+        box = (left / self.width, (top - pixels.shape[0]) / self.height, pixels.shape[1] / self.width, pixels.shape[0] / self.height)
+        axes = self.figure.add_axes(box)
+        axes.imshow(pixels, interpolation="none", aspect="auto")
+        axes.set_axis_off()
+
+
+def _place(sheet: Sheet, block: Block, x: float, y: float, zoom: int) -> None:
+    """Put a block with the upper left corner of its images at (x, y), its labels to the left, its title above."""
+    size = block.images.shape[2]
+    picture = mosaic(block.images, _gap(size)).repeat(zoom, axis=0).repeat(zoom, axis=1)
+    sheet.picture(x, y, picture)
+    if block.title:
+        sheet.text(x, y - SPACE, block.title, va="bottom")
+    for index, label in enumerate(block.row_labels):
+        middle = (index * (size + _gap(size)) + size / 2) * zoom / sheet.dpi
+        sheet.text(x - SPACE, y + middle, label, va="center", ha="right", color=GREY)
+    left = x - _rows_width(block) - SPACE
+    sheet.text(left, y + picture.shape[0] / 2 / sheet.dpi, block.label, va="center", ha="right")
+
+
+def _gap(size: int) -> int:
+    return max(1, size // 16)
+
+
+def _picture_size(block: Block, scale: float) -> tuple[float, float]:
+    """Height and width of the images of a block, inches; `scale` is inches per image pixel."""
+    rows, columns, size = block.images.shape[:3]
+    return (rows * (size + _gap(size)) - _gap(size)) * scale, (columns * (size + _gap(size)) - _gap(size)) * scale
+
+
+def _rows_width(block: Block) -> float:
+    return max((text_width(label, TEXT) + SPACE for label in block.row_labels), default=0.0)
+
+
+def _label_width(block: Block) -> float:
+    return _rows_width(block) + (text_width(block.label, TEXT) + 2 * SPACE if block.label else 0.0)
+
+
+def _widths(page: Sequence[Sequence[Block]], scale: float) -> tuple[list[float], float]:
+    """Width of each column of blocks without labels, and of the whole page, inches."""
+    indent = max(_label_width(block) for row in page for block in row)
+    columns = [0.0] * max(map(len, page))
+    for row in page:
+        for index, block in enumerate(row):
+            columns[index] = max(columns[index], _picture_size(block, scale)[1], text_width(block.title, TEXT))
+    return columns, 2 * MARGIN + sum(indent + column for column in columns) + BETWEEN * (len(columns) - 1)

@@ -1,0 +1,158 @@
+"""The small result files behind tables and figures: where they lie, how they are read, which command makes a missing one."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agave.cells import Cell
+from agave.config import Params
+from agave.errors import UserError
+from agave.files import atomic_write
+
+Row = dict[str, str]
+
+BOUNDS = "tables/bounds.csv"
+IWAE = "tables/iwae.csv"
+BOUND_QUANTITIES = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")
+BOUND_COLUMNS = ("cell", "kind", "kl_weight", "levels", "resolution", "auxiliary", "seed", "data_set", "images", *BOUND_QUANTITIES)
+IWAE_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "elbo_bits_per_dim", "iwae_bits_per_dim", "iwae_bits_per_dim_standard_error")
+HISTORY_COLUMNS = ("step", "kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
+
+
+def bound_path(cell: Cell, seed: int) -> str:
+    """The one-sample bound of a cell, below results/<preset>/."""
+    return f"evaluate/{cell.name}/seed~{seed}/bound.csv"
+
+
+def iwae_path(cell: Cell, seed: int) -> str:
+    """The importance-sampled bound of a cell, below results/<preset>/."""
+    return f"evaluate/{cell.name}/seed~{seed}/iwae.csv"
+
+
+def samples_path(cell: Cell, seed: int) -> str:
+    """The images of a cell, below results/<preset>/."""
+    return f"sample/{cell.name}/seed~{seed}/samples.npz"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one preset has computed.
+
+    Attributes:
+        params: the parameters of the preset.
+        preset: its name.
+        folder: results/<preset>.
+    """
+
+    params: Params
+    preset: str
+    folder: Path
+
+    def command(self, path: str) -> str:
+        """The command that makes the file `path` (relative to results/<preset>/)."""
+        return f"snakemake --cores all results/{self.preset}/{path} --config preset={self.preset}"
+
+    def wrong(self, path: str, problem: str) -> UserError:
+        """An error about the file `path` that names the command which makes it anew."""
+        return UserError(f"{self.folder / path}: {problem}; make it with: {self.command(path)}")
+
+    def rows(self, path: str, columns: Sequence[str]) -> list[Row]:
+        """Read a csv file, every value as it is written there.
+
+        Args:
+            path: of the file, relative to results/<preset>/.
+            columns: that it must have.
+
+        Raises:
+            UserError: the file is missing, has no row or lacks a column.
+        """
+        try:
+            with (self.folder / path).open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                rows = list(reader)
+                missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        except FileNotFoundError:
+            raise self.wrong(path, "missing") from None
+        if missing:
+            raise self.wrong(path, f"lacks the column {', '.join(missing)}")
+        if not rows:
+            raise self.wrong(path, "holds no row")
+        return rows
+
+    def number(self, path: str, row: Row, column: str) -> float:
+        """One value of a row of the csv file `path`.
+
+        Raises:
+            UserError: it is no finite number.
+        """
+        try:
+            value = float(row[column])
+        except ValueError:
+            value = float("nan")
+        if not np.isfinite(value):
+            raise self.wrong(path, f"{column} of {row.get('cell', 'a row')} is '{row[column]}', which is no finite number")
+        return value
+
+    def bounds(self, cell: Cell) -> list[Row]:
+        """The rows of tables/bounds.csv of a cell, one per seed of the grid.
+
+        Raises:
+            UserError: the table is missing or older than the grid.
+        """
+        table = {(row["cell"], row["seed"]): row for row in self.rows(BOUNDS, BOUND_COLUMNS)}
+        wanted = [(cell.name, str(seed)) for seed in self.params.grid.seeds]
+        for name, seed in wanted:
+            if (name, seed) not in table:
+                raise self.wrong(BOUNDS, f"has no row for the cell {name}, seed {seed}")
+        return [table[key] for key in wanted]
+
+    def data_set(self) -> str:
+        """The data set that the numbers of tables/bounds.csv were measured on."""
+        return self.rows(BOUNDS, BOUND_COLUMNS)[0]["data_set"]
+
+    def images(self, cell: Cell, keys: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+        """Images that were drawn for a cell, first seed of the grid.
+
+        Args:
+            cell: the model.
+            keys: which of the arrays of samples.npz.
+
+        Returns:
+            For each key the images, uint8 (N, H, W, 3).
+
+        Raises:
+            UserError: the file is missing, damaged, or lacks an array of that shape and type.
+        """
+        path = samples_path(cell, self.params.grid.seeds[0])
+        try:
+            with np.load(self.folder / path, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in keys if key in file.files}
+        except FileNotFoundError:
+            raise self.wrong(path, "missing") from None
+        except (zipfile.BadZipFile, ValueError, EOFError, AttributeError):
+            raise self.wrong(path, "cannot be read as an npz file of images") from None
+        for key in keys:
+            if key not in arrays:
+                raise self.wrong(path, f"lacks the array {key}")
+            if arrays[key].dtype != np.uint8 or arrays[key].ndim != 4 or arrays[key].shape[3] != 3 or not len(arrays[key]):
+                raise self.wrong(path, f"{key} is {arrays[key].dtype} {arrays[key].shape}; accepted: uint8 (N, H, W, 3)")
+        return arrays
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows of text as csv, columns in the order of the first row, whole or not at all.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

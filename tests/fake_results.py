@@ -1,0 +1,130 @@
+"""A results tree of the right shape without any training: smooth random images, numbers that move as the paper says."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from agave import cells
+from agave.cells import Cell
+from agave.config import Params
+from agave.figures import history_paths
+from agave.results import HISTORY_COLUMNS, bound_path, iwae_path, samples_path
+
+
+def images(generator: np.random.Generator, count: int, size: int, detail: int = 4) -> np.ndarray:
+    coarse = generator.uniform(0, 255, (count, detail, detail, 3))
+    grid = np.linspace(0, detail - 1, size)
+    low = np.floor(grid).astype(int).clip(0, detail - 2)
+    part = grid - low
+    rows = coarse[:, low] * (1 - part)[None, :, None, None] + coarse[:, low + 1] * part[None, :, None, None]
+    both = rows[:, :, low] * (1 - part)[None, None, :, None] + rows[:, :, low + 1] * part[None, None, :, None]
+    return both.astype(np.uint8)
+
+
+def bound(cell: Cell, seed: int, params: Params, data_set: str) -> dict[str, object]:
+    shift = 0.003 * seed
+    ratio = (cell.resolution / params.prepare.image_size) ** 2
+    kl = 0.57 / cell.kl_weight if cell.has_vae else 0.0
+    if not cell.auxiliary:
+        kl = 0.0002
+    vae = (6.6 - 1.6 * kl) * ratio * (np.log2(cell.levels) / 8) + shift
+    pixelcnn = 3.79 - 0.45 * kl + 0.003 * np.log2(cell.levels) + shift
+    row: dict[str, object] = {
+        "cell": cell.name,
+        "kind": cell.kind,
+        "kl_weight": cell.kl_weight if cell.has_vae else "",
+        "levels": cell.levels if cell.has_vae else "",
+        "resolution": cell.resolution if cell.has_vae else "",
+        "auxiliary": cell.auxiliary,
+        "seed": seed,
+        "data_set": data_set,
+        "images": 500,
+        "kl": kl,
+        "vae_reconstruction": vae if cell.has_vae else "",
+        "pixelcnn_reconstruction": pixelcnn if cell.has_pixelcnn else "",
+        "vae_bits_per_dim": (kl + vae) / ratio if cell.has_vae else "",
+        "pixelcnn_bits_per_dim": kl + pixelcnn if cell.has_pixelcnn else "",
+    }
+    errors = {
+        "kl": 0.002,
+        "vae_reconstruction": 0.03,
+        "pixelcnn_reconstruction": 0.04,
+        "vae_bits_per_dim": 0.031,
+        "pixelcnn_bits_per_dim": 0.041,
+    }
+    return row | {f"{key}_standard_error": value if row[key] != "" else "" for key, value in errors.items()}
+
+
+def write_row(path: Path, row: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerow(row)
+
+
+def write_results(params: Params, results: Path, data_set: str = "photos test (500 crops)") -> None:
+    """Everything that `agave tables` and `agave figure` read."""
+    size, count = params.prepare.image_size, params.sample.images
+    for number, cell in enumerate(cells.all_cells(params)):
+        for seed in params.grid.seeds:
+            row = bound(cell, seed, params, data_set)
+            write_row(results / bound_path(cell, seed), row)
+            if cell in cells.table_cells(params):
+                one_sample = float(str(row["pixelcnn_bits_per_dim"] or row["vae_bits_per_dim"]))
+                same = {key: row[key] for key in ("cell", "kind", "kl_weight", "levels", "resolution", "auxiliary", "seed", "data_set")}
+                numbers = {
+                    "images": 50,
+                    "samples": params.evaluate.iwae_samples,
+                    "elbo_bits_per_dim": one_sample,
+                    "elbo_bits_per_dim_standard_error": 0.12,
+                    "iwae_bits_per_dim": one_sample - 0.008,
+                    "iwae_bits_per_dim_standard_error": 0.12,
+                }
+                write_row(results / iwae_path(cell, seed), same | numbers)
+            arrays = {"original": images(np.random.default_rng(1), count, size, 6)}
+            for index, key in enumerate(("reconstruction", "prior")):
+                arrays[key] = images(np.random.default_rng(100 * number + index), count, cell.resolution)
+                noise = np.random.default_rng(index).normal(0, 12, (count, size, size, 3))
+                scale = size // cell.resolution
+                arrays[f"{key}_sample"] = (arrays[key].repeat(scale, 1).repeat(scale, 2) + noise).clip(0, 255).astype(np.uint8)
+            keys = {"vae": ("original", "reconstruction", "prior"), "pixelcnn": ("prior_sample",), "agave": tuple(arrays)}[cell.kind]
+            path = results / samples_path(cell, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **{key: arrays[key] for key in keys})
+    for (stage, name, seed), path_name in history_paths(params).items():
+        write_history(results / path_name, stage, name, seed, params)
+
+
+def write_history(path: Path, stage: str, name: str, seed: int, params: Params) -> None:
+    has_vae = not name.startswith("pixelcnn")
+    has_pixelcnn = not name.startswith("vae")
+    steps = params.joint.steps if stage == "joint" else (params.pretrain.vae if has_vae else params.pretrain.pixelcnn).steps
+    generator = np.random.default_rng(len(name) + seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*HISTORY_COLUMNS, "gradient_norm", "learning_rate", "skipped"])
+        for step in np.linspace(1, steps, 60).astype(int):
+            fall = np.exp(-6 * step / steps) + generator.normal(0, 0.01)
+            kl = 0.1 + 2 * fall if has_vae else 0.0
+            ends = (5.2 + 3 * fall if has_vae else "", 3.8 + 2 * fall if has_pixelcnn else "")
+            total = kl + float(ends[1] if has_pixelcnn else ends[0])
+            writer.writerow([step, kl if has_vae else "", *ends, total, 40.0, 0.002, 0])
+
+
+if __name__ == "__main__":
+    import sys
+
+    from agave import figures, tables
+    from agave.config import load
+
+    preset, target = sys.argv[1], Path(sys.argv[2])
+    chosen = load("params.yaml", preset)
+    write_results(chosen, target)
+    tables.write_tables(chosen, preset, target)
+    for figure in sys.argv[3:] or figures.NAMES:
+        figures.draw(figure, chosen, preset, target)

@@ -1,0 +1,305 @@
+"""Figures from a results tree made up by fake_results: what the data files hold, what is refused, that bytes repeat."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_results import write_results
+from jinja2 import Environment, StrictUndefined
+
+from agave import cells, figures, tables
+from agave.config import Params, load, read
+from agave.errors import UserError
+from agave.figures import curves, images, mosaic, schematic
+from agave.figures.style import text_width, wrap
+from agave.results import BOUNDS, Results, samples_path
+
+ROOT = Path(__file__).parent.parent
+SHAPED = {"1a": ["prior"], "1b": ["prior_sample"], "1c": ["prior", "prior_sample"]}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    tiny = load(ROOT / "params.yaml", "tiny")
+    return tiny.model_copy(update={"figures": tiny.figures.model_copy(update={"dpi": 100})})
+
+
+@pytest.fixture(scope="module")
+def results(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    write_results(params, folder)
+    tables.write_tables(params, "tiny", folder)
+    for name in figures.NAMES:
+        figures.draw(name, params, "tiny", folder)
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def copy_inputs(name: str, params: Params, source: Path, target: Path) -> None:
+    for path in figures.inputs(name, params):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / path, target / path)
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+def test_a_figure_needs_its_inputs_and_nothing_else(name: str, params: Params, results: Path, tmp_path: Path) -> None:
+    """Drawn from its declared inputs alone it has the same bytes, and each missing input is named."""
+    copy_inputs(name, params, results, tmp_path)
+    paths = figures.inputs(name, params)
+    for path in {paths[0], paths[-1]} if paths else ():
+        away = (tmp_path / path).rename(tmp_path / "away")
+        with pytest.raises(UserError) as error:
+            figures.draw(name, params, "tiny", tmp_path)
+        assert str(tmp_path / path) in str(error.value)
+        assert f"snakemake --cores all results/tiny/{path} --config preset=tiny" in str(error.value)
+        assert not (tmp_path / "figures").exists()
+        away.rename(tmp_path / path)
+    figures.draw(name, params, "tiny", tmp_path)
+    written = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert written == sorted(f"figure{name}.{end}" for end in ("pdf", "png", "npz" if name in figures.IMAGE_FIGURES else "csv"))
+    for file in written:
+        assert (tmp_path / "figures" / file).read_bytes() == (results / "figures" / file).read_bytes(), file
+
+
+def test_bytes_do_not_depend_on_the_process(params: Params, results: Path, tmp_path: Path) -> None:
+    for name in ("3a", "4"):
+        copy_inputs(name, params, results, tmp_path)
+    code = "import sys; from pathlib import Path; from agave import figures; from agave.config import Params\n"
+    code += "params = Params.model_validate_json(sys.argv[2])\n"
+    code += "[figures.draw(n, params, 'tiny', Path(sys.argv[1])) for n in ('2', '3a', '4')]\n"
+    code += "assert 'torch' not in sys.modules and 'seaborn' not in sys.modules"
+    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), params.model_dump_json()], check=True, env=environment)
+    for file in (tmp_path / "figures").iterdir():
+        assert file.read_bytes() == (results / "figures" / file.name).read_bytes(), file.name
+
+
+def test_planning_loads_no_plotting_library() -> None:
+    code = f"import sys; from agave import figures; from agave.config import load; p = load({str(ROOT / 'params.yaml')!r}, 'paper')\n"
+    code += "[figures.inputs(n, p) for n in figures.NAMES]; assert not {'matplotlib', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_such_figure(params: Params, tmp_path: Path) -> None:
+    for call in (lambda: figures.inputs("7", params), lambda: figures.draw("7", params, "tiny", tmp_path)):
+        with pytest.raises(UserError, match="no figure '7'; accepted: 1a, 1b"):
+            call()
+
+
+def test_figure_4_is_what_the_bounds_say(params: Params, results: Path) -> None:
+    bounds = {row["cell"]: row for row in rows_of(results / BOUNDS)}
+    rows = rows_of(results / "figures/figure4.csv")
+    assert {row["cell"] for row in rows} == {cell.name for cell in (*cells.kl_weight_cells(params), cells.baselines(params)[1])}
+    for row in rows:
+        assert float(row["bits_per_dim"]) == pytest.approx(float(bounds[row["cell"]][row["quantity"]]), abs=1e-6)
+        assert float(row["standard_error"]) == pytest.approx(float(bounds[row["cell"]][f"{row['quantity']}_standard_error"]), abs=1e-6)
+        assert (row["error_over"], row["seeds"], row["data_set"]) == ("images", "1", "photos test (500 crops)")
+    for cell in cells.kl_weight_cells(params):
+        value = {row["quantity"]: float(row["bits_per_dim"]) for row in rows if row["cell"] == cell.name}
+        assert value["kl"] + value["vae_reconstruction"] == pytest.approx(value["vae_bits_per_dim"], abs=2e-6)
+        assert value["kl"] + value["pixelcnn_reconstruction"] == pytest.approx(value["pixelcnn_bits_per_dim"], abs=2e-6)
+
+
+def test_figure_5b_has_one_row_a_level_finest_first(params: Params, results: Path) -> None:
+    rows = rows_of(results / "figures/figure5b.csv")
+    assert [(row["levels"], row["quantity"]) for row in rows] == [("256", "pixelcnn_bits_per_dim"), ("32", "pixelcnn_bits_per_dim")]
+
+
+def test_several_seeds_are_averaged_with_the_error_over_seeds(params: Params, tmp_path: Path) -> None:
+    two = params.model_copy(update={"grid": params.grid.model_copy(update={"seeds": [0, 2]})})
+    write_results(two, tmp_path)
+    tables.write_tables(two, "tiny", tmp_path)
+    for name in ("5b", "training"):
+        figures.draw(name, two, "tiny", tmp_path)
+    rows = rows_of(tmp_path / "figures/figure5b.csv")
+    for row in rows:
+        values = [float(one["pixelcnn_bits_per_dim"]) for one in rows_of(tmp_path / BOUNDS) if one["cell"] == row["cell"]]
+        assert len(values) == 2 and values[1] - values[0] == pytest.approx(0.006)  # fake_results: 0.003 a seed
+        assert float(row["bits_per_dim"]) == pytest.approx(sum(values) / 2, abs=1e-6)
+        assert float(row["standard_error"]) == pytest.approx(0.003, abs=1e-6)
+        assert (row["error_over"], row["seeds"]) == ("seeds", "2")
+    assert {row["seed"] for row in rows_of(tmp_path / "figures/figuretraining.csv")} == {"0", "2"}
+
+
+def test_training_curves_hold_every_history(params: Params, results: Path) -> None:
+    rows = rows_of(results / "figures/figuretraining.csv")
+    for (stage, model, seed), path in figures.history_paths(params).items():
+        own = [row for row in rows if (row["stage"], row["model"], row["seed"]) == (stage, model, str(seed))]
+        source = rows_of(results / path)
+        assert [(row["step"], row["total"]) for row in own] == [(row["step"], row["total"]) for row in source]
+    assert {row["model"] for row in rows if row["stage"] == "pretrain"} == {"pixelcnn", "vae-resolution~16", "vae-resolution~8"}
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_sample_grids_show_the_first_samples_in_order(name: str, params: Params, results: Path) -> None:
+    cell = figures.figure_cells(name, params)[0]
+    with np.load(results / samples_path(cell, 0)) as samples, np.load(results / f"figures/figure{name}.npz") as drawn:
+        assert sorted(drawn.files) == sorted(SHAPED[name])
+        for key in drawn.files:
+            assert drawn[key].shape == (2, 2, *samples[key].shape[1:])  # 4 images, 2 x 2
+            assert np.array_equal(drawn[key].reshape(samples[key].shape), samples[key])
+
+
+@pytest.mark.parametrize("name", ["3a", "3b", "5a", "6"])
+def test_rows_show_the_images_of_their_cell(name: str, params: Params, results: Path) -> None:
+    with np.load(results / f"figures/figure{name}.npz") as drawn:
+        keys = set(drawn.files) - {"original"}
+        assert {key.split("/")[0] for key in keys} == {cell.name for cell in figures.figure_cells(name, params)}
+        for key in keys:
+            cell, array = key.split("/")
+            with np.load(results / f"sample/{cell}/seed~0/samples.npz") as samples:
+                assert np.array_equal(drawn[key], samples[array][: params.figures.columns])
+
+
+def test_other_test_images_in_one_cell_are_refused(params: Params, results: Path, tmp_path: Path) -> None:
+    copy_inputs("3a", params, results, tmp_path)
+    path = tmp_path / samples_path(cells.kl_weight_cells(params)[1], 0)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {"original": arrays["original"][::-1]})
+    with pytest.raises(UserError, match="shows other test images"):
+        figures.draw("3a", params, "tiny", tmp_path)
+    np.savez(path, **arrays | {"reconstruction": arrays["reconstruction"].astype(np.float32)})
+    with pytest.raises(UserError, match="reconstruction is float32"):
+        figures.draw("3a", params, "tiny", tmp_path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        figures.draw("3a", params, "tiny", tmp_path)
+
+
+def test_a_table_older_than_the_grid_is_refused(params: Params, results: Path) -> None:
+    wider = params.model_copy(update={"grid": params.grid.model_copy(update={"kl_weights": [2.0, 8.0, 5.0]})})
+    with pytest.raises(UserError, match=r"no row for the cell kl_weight~5-levels~256-resolution~16, seed 0; make it with: snakemake"):
+        figures.draw("4", wider, "tiny", results)
+
+
+def test_figure_6_takes_the_levels_nearest_to_32(params: Params) -> None:
+    paper = load(ROOT / "params.yaml", "paper")
+    assert [(cell.levels, cell.resolution, cell.kl_weight) for cell in figures.figure_cells("6", paper)] == [
+        (256, 32, 8),
+        (32, 32, 8),
+        (256, 16, 8),
+        (256, 8, 8),
+    ]
+    without = paper.model_copy(update={"grid": paper.grid.model_copy(update={"levels": [2, 16], "resolutions": []})})
+    assert [cell.levels for cell in figures.figure_cells("6", without)] == [256, 16]  # 256 levels from the KL weights
+    lone = params.model_copy(update={"grid": params.grid.model_copy(update={"levels": [2], "kl_weights": [1.0], "levels_kl_weight": 3.0})})
+    assert [(cell.levels, cell.resolution) for cell in figures.figure_cells("6", lone)] == [(2, 16), (256, 8)]
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "shape"),
+    [(64, 8, (8, 8)), (8, 8, (2, 4)), (16, 8, (4, 4)), (4, 8, (2, 2)), (1, 8, (1, 1)), (7, 8, (1, 7)), (100, 8, (8, 8))],
+)
+def test_grid_shape(count: int, limit: int, shape: tuple[int, int]) -> None:
+    assert images.grid_shape(count, limit) == shape
+
+
+def test_mosaic_keeps_every_pixel_and_gaps_are_white() -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 4, 3), dtype=np.uint8)
+    picture = mosaic.mosaic(pictures, gap=2)
+    assert picture.shape == (2 * 4 + 2, 3 * 4 + 4, 3)
+    for row in range(2):
+        for column in range(3):
+            assert np.array_equal(picture[row * 6 : row * 6 + 4, column * 6 : column * 6 + 4], pictures[row, column])
+    assert (picture[4:6] == 255).all() and (picture[:, 4:6] == 255).all()
+
+
+def test_image_pixels_are_whole_png_pixels(params: Params, results: Path) -> None:
+    """The enlarged images are found in the PNG unchanged, so that nothing interpolates them."""
+    from PIL import Image
+
+    png = np.asarray(Image.open(results / "figures/figure1b.png").convert("RGB"))
+    with np.load(results / "figures/figure1b.npz") as drawn:
+        picture = mosaic.mosaic(drawn["prior_sample"], 1)
+    for zoom in range(1, 40):
+        large = picture.repeat(zoom, 0).repeat(zoom, 1)
+        height, width = large.shape[:2]
+        starts = np.argwhere((png[: -height + 1 or None, : -width + 1 or None] == large[0, 0]).all(axis=2)) if height <= len(png) else []
+        if any(np.array_equal(png[y : y + height, x : x + width], large) for y, x in starts):
+            return
+    pytest.fail("the images are not in the PNG")
+
+
+def test_enlarge_repeats_pixels() -> None:
+    small = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    large = images.enlarge(small, 6)
+    assert large.shape == (1, 6, 6, 3)
+    assert np.array_equal(large[:, ::3, ::3], small) and np.array_equal(large[:, 2::3, 2::3], small)
+
+
+def test_spread_keeps_order_and_distance() -> None:
+    positions = [3.8, 0.05, 3.79, 6.5, 3.81, 6.51]
+    moved = curves.spread(positions, 0.5)
+    assert sorted(range(6), key=lambda i: moved[i]) == sorted(range(6), key=lambda i: positions[i])
+    assert np.diff(sorted(moved)).min() >= 0.5 - 1e-9
+    assert moved[1] == 0.05 and moved[0] == pytest.approx(3.8)
+    assert curves.spread([1.0, 2.0], 0.5) == [1.0, 2.0]
+
+
+def test_wrap_fits_and_keeps_every_word() -> None:
+    text = "Same test images and noise, seed 0, and a few more words than fit into one line of this width"
+    lines = wrap(text, 2.0, 7.0)
+    assert " ".join(lines) == text and len(lines) > 1
+    assert all(text_width(line, 7.0) <= 2.0 for line in lines)
+
+
+@pytest.mark.parametrize("preset", ["paper", "demo", "tiny"])
+def test_schematic_boxes_do_not_overlap_and_hold_their_text(preset: str) -> None:
+    params = load(ROOT / "params.yaml", preset)
+    parts = list(schematic.boxes(params).values())
+    for i, one in enumerate(parts):
+        assert one.left >= 0 and one.left + one.width <= 6.52 and one.bottom >= 0 and one.bottom + one.height <= schematic.HEIGHT
+        assert all(text_width(line, 7.0) <= one.width for line in one.lines if "$" not in line), one.title
+        for other in parts[i + 1 :]:
+            apart = (
+                one.left + one.width < other.left
+                or other.left + other.width < one.left
+                or one.bottom + one.height < other.bottom
+                or other.bottom + other.height < one.bottom
+            )
+            assert apart, (one.title, other.title)
+
+
+def test_schematic_shows_the_sizes_of_the_preset(tmp_path: Path) -> None:
+    paper = load(ROOT / "params.yaml", "paper")
+    figures.draw("2", paper, "paper", tmp_path)
+    lines = {row["text"] for row in rows_of(tmp_path / "figures/figure2.csv")}
+    expected = {"32×32×3", "20 layers", "16×16×32", "2 streams of 32 gated blocks", "mixture of 10 logistics", "160 feature maps"}
+    assert expected <= lines
+
+
+def test_data_set_is_read_from_the_bounds(params: Params, results: Path) -> None:
+    assert Results(params, "tiny", results).data_set() == "photos test (500 crops)"
+
+
+@pytest.mark.parametrize("preset", ["paper", "demo", "tiny"])
+def test_report_captions_name_the_numbers_they_show(preset: str) -> None:
+    class Job:
+        config = read(ROOT / "params.yaml")
+
+        class wildcards:  # noqa: N801
+            pass
+
+        class params:  # noqa: N801
+            shown = {"models": "17"}  # noqa: RUF012
+
+    captions = {path.stem: path.read_text() for path in (ROOT / "workflow/report").glob("*.rst")}
+    assert {f"figure{name}" for name in figures.NAMES} | {"table1"} == set(captions)
+    Job.wildcards.preset = preset  # type: ignore[attr-defined]
+    params = load(ROOT / "params.yaml", preset)
+    rendered = {name: Environment(undefined=StrictUndefined).from_string(text).render(snakemake=Job) for name, text in captions.items()}
+    assert all(f"preset {preset}" in text for name, text in rendered.items() if name != "figuretraining")
+    assert f"λ = {params.grid.table_kl_weight:g}" in rendered["figure1c"] and f"λ = {params.grid.table_kl_weight:g}" in rendered["table1"]
+    assert f"K = {params.evaluate.iwae_samples}" in rendered["table1"]
+    assert f"λ = {params.grid.levels_kl_weight:g}" in rendered["figure5b"]
+    assert ", ".join(f"{weight:g}" for weight in params.grid.kl_weights) in rendered["figure4"]
