@@ -99,6 +99,11 @@ def _show(dry_run: bool, blocks: dict[str, Any], **arguments: Any) -> bool:
     return dry_run
 
 
+def _preset_name(context: click.Context) -> str:
+    """The preset that a sub-command runs: the one given, or the one that the parameter file names."""
+    return str(context.params["preset"] or config.read(context.params["params_file"])["preset"])
+
+
 def _blocks(params: Params, *names: str) -> dict[str, Any]:
     return {name: getattr(params, name).model_dump() for name in names}
 
@@ -142,7 +147,9 @@ def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) ->
         return
     from agave.data import prepare as run
 
-    run(params.prepare, output, images)
+    manifest = run(params.prepare, output, images)
+    for split in ("train", "test"):
+        click.echo(f"{manifest['name'][split]}: {manifest[split]['images']} images of {manifest['image_size']} pixels squared")
 
 
 @main.command()
@@ -209,6 +216,29 @@ def sample(params: Params, cell: str, dry_run: bool, model: Path, **arguments: A
 
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
     run(params, found, seed, data, model, output, _place("sample", **arguments))
+
+
+@main.command()
+@_preset_options
+@click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+@click.pass_context
+def tables(context: click.Context, params: Params, results: Path) -> None:
+    """Gather all bounds of the grid and write Table 1 (csv, markdown, LaTeX)."""
+    from agave.tables import write_tables
+
+    write_tables(params, _preset_name(context), results)
+
+
+@main.command()
+@click.argument("name")
+@_preset_options
+@click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+@click.pass_context
+def figure(context: click.Context, name: str, params: Params, results: Path) -> None:
+    """Draw figure NAME (1a 1b 1c 2 3a 3b 4 5a 5b 6 training) as PDF and PNG, with the data behind it."""
+    from agave.figures import draw
+
+    draw(name, params, _preset_name(context), results)
 
 
 @main.command()
