@@ -10,15 +10,14 @@ from pathlib import Path
 
 
 def measurements(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Seconds and peak memory (MiB) of every job below logs/<preset>/, by step; Snakemake writes "-" or "NA" for jobs too short to measure."""
+    """Seconds and peak memory (MiB) of every job below logs/<preset>/, by step."""
     found = defaultdict(list)
     for path in sorted(folder.rglob("*.tsv")):
         kind = path.stem.partition("-")[2]  # the two kinds of `evaluate` lie side by side
         step = " ".join(part for part in (path.relative_to(folder).parts[0].removesuffix(".tsv"), kind) if part)
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                memory = row["max_rss"]
-                found[step].append((float(row["s"]), float(memory) if memory not in ("-", "NA") else 0.0))
+        for row in csv.DictReader(path.read_text().splitlines(), delimiter="\t"):
+            memory = row["max_rss"]
+            found[step].append((float(row["s"]), 0.0 if memory in ("-", "NA") else float(memory)))  # "-", "NA": too short to measure
     return found
 
 
