@@ -130,8 +130,8 @@ def resize_square(image: Image.Image, left: int, top: int, side: int, image_size
     Returns:
         uint8 (image_size, image_size, 3).
     """
-    part = (left, top, left + side, top + side)
-    return np.asarray(image.resize((image_size, image_size), Image.Resampling.LANCZOS, box=part), np.uint8)
+    part = image.crop((left, top, left + side, top + side))  # resize(box=...) would let the surroundings leak in
+    return np.asarray(part.resize((image_size, image_size), Image.Resampling.LANCZOS), np.uint8)
 
 
 def _random_crop(photograph: Image.Image, params: Photos, image_size: int, generator: np.random.Generator) -> NDArray[np.uint8]:
