@@ -1,0 +1,1 @@
+"""Auxiliary Guided Autoregressive Variational Autoencoders (Lucas & Verbeek, 2017), reproduced."""

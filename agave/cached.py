@@ -105,7 +105,7 @@ class _PixelBlock:
         weight = block.skip.weight()  # (F, 2F, 1, 1), or (F, 4F, 1, 1) for [u, s, -u, -s]
         filters, inputs = block.skip.out_channels, block.skip.in_channels
         if inputs == 4 * filters:
-            u, s, minus_u, minus_s = weight.split(filters, dim=1)
+            u, s, minus_u, minus_s = weight.chunk(4, dim=1)
             self.u_weight = torch.cat((u, minus_u), dim=1)
             self.skip_matrix: Tensor | None = torch.cat((s, minus_s), dim=1)[:, :, 0, 0].t().contiguous()
         else:
@@ -180,12 +180,14 @@ class CachedPixelCNN:
             self.upsize.append((upsize["u"], upsize["u"].weight(), matrix, upsize["ul"].bias.repeat(4)))
             empty = torch.empty(0)
             self.upsized.append((empty, torch.zeros(2, widths[s], batch, model.filters, dtype=like.dtype, device=like.device)))
-        self.init_u, self.init_above = ((model.init[k].weight(), model.init[k].bias) for k in ("u", "ul_above"))
-        left = model.init["ul_left"]
+        init: Any = model.init
+        self.init_u, self.init_above = ((init[k].weight(), init[k].bias) for k in ("u", "ul_above"))
+        left: WeightNormConv2d = init["ul_left"]
         self.left_matrix = left.weight()[:, :, :, 0].permute(2, 1, 0).reshape(8, -1).contiguous()  # (above/here, channel) x F
-        self.left_bias = left.bias
+        assert left.bias is not None and model.out.bias is not None
+        self.left_bias: Tensor = left.bias
         self.zero_row = torch.zeros(batch, model.filters, 1, width, dtype=like.dtype, device=like.device)
-        self.out_matrix, self.out_bias = model.out.weight()[:, :, 0, 0].t().contiguous(), model.out.bias
+        self.out_matrix, self.out_bias = model.out.weight()[:, :, 0, 0].t().contiguous(), model.out.bias.detach()
         self.above = torch.empty(0)
 
     def _active(self, *indices: int) -> int:

@@ -78,7 +78,11 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
     wrong = sorted(
         [f"{name} missing" for name in own.keys() - tensors.keys()]
         + [f"{name} unknown" for name in tensors.keys() - own.keys()]
-        + [f"{n} {tuple(tensors[n].shape)} instead of {tuple(own[n].shape)}" for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
+        + [
+            f"{n} {tuple(tensors[n].shape)} instead of {tuple(own[n].shape)}"
+            for n in own.keys() & tensors.keys()
+            if own[n].shape != tensors[n].shape
+        ]
     )
     if wrong:
         raise UserError(f"{source}: weights of another architecture ({len(wrong)} differences, first: {wrong[0]})")
@@ -104,9 +108,11 @@ class RollingState:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(folder / "lock", "w")  # noqa: SIM115 - held as long as the process lives
+            self._lock = (folder / "lock").open("w")  # held as long as the process lives
         except OSError as error:
-            raise UserError(f"{folder}: no training state can be kept there ({error.strerror}); accepted: a folder that can be written to") from None
+            raise UserError(
+                f"{folder}: no training state can be kept there ({error.strerror}); accepted: a folder that can be written to"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

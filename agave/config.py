@@ -218,7 +218,9 @@ class Params(Block):
             ("model.vae.depth", 2**self.model.vae.depth),
         ):
             if size % divisor:
-                raise ValueError(f"prepare.image_size {size} is not divisible by {divisor}, which {name} needs; accepted: multiples of {divisor}")
+                raise ValueError(
+                    f"prepare.image_size {size} is not divisible by {divisor}, which {name} needs; accepted: multiples of {divisor}"
+                )
         accepted = [size // 2, size // 4]
         for cell in self.grid.resolutions:
             if cell.resolution not in accepted:

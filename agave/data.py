@@ -6,40 +6,22 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
-import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agave import photos
+from agave.arrays import ImageArray, digest, read_array
 from agave.config import Prepare
 from agave.errors import UserError
 from agave.files import atomic_write, sha256
 
 IMAGE_ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 CIFAR10_FOLDER = "data"
-
-# What np.load raises for a damaged file, its header or its zip container.
-DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-ImageArray = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -88,8 +70,8 @@ def prepare(params: Prepare, output: Path, images: Path | None = None) -> dict[s
         "source": found.source,
         "name": {"train": found.train_name, "test": found.test_name},
         "image_size": params.image_size,
-        "train": {"images": len(train), "sha256": _digest(train)},
-        "test": {"images": len(test), "sha256": _digest(test)},
+        "train": {"images": len(train), "sha256": digest(train)},
+        "test": {"images": len(test), "sha256": digest(test)},
         "split": found.split,
         "licence": found.licence,
         "duplicates_across_splits": _count_duplicates(train, test, allowed=found.official_split),
@@ -105,37 +87,6 @@ def prepare(params: Prepare, output: Path, images: Path | None = None) -> dict[s
         _save(test_path, test)
         manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
-
-
-def load(folder: str | Path, split: Literal["train", "test"]) -> ImageArray:
-    """The images of one split, verified against the manifest.
-
-    Args:
-        folder: the output folder of `prepare`.
-        split: "train" or "test".
-
-    Returns:
-        uint8 (N, image_size, image_size, 3), RGB.
-
-    Raises:
-        UserError: a file is missing, truncated or changed.
-    """
-    folder = Path(folder)
-    manifest_path, array_path = folder / "manifest.json", folder / f"{split}.npy"
-    remedy = "run `agave prepare` to make it again"
-    try:
-        manifest = json.loads(manifest_path.read_text())
-        count, size, expected = manifest[split]["images"], manifest["image_size"], manifest[split]["sha256"]
-    except FileNotFoundError as error:
-        raise UserError(f"{manifest_path}: not there; run `agave prepare` first") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest_path}: not a manifest of `agave prepare` ({error!r}); {remedy}") from error
-    array = _read_array(array_path, remedy)
-    if array.dtype != np.uint8 or array.shape != (count, size, size, 3):
-        raise UserError(f"{array_path}: {array.dtype} {array.shape} instead of uint8 {(count, size, size, 3)}; {remedy}")
-    if _digest(array) != expected:
-        raise UserError(f"{array_path}: SHA-256 {_digest(array)} instead of {expected} as the manifest says; {remedy}")
-    return array
 
 
 def _photos(params: Prepare) -> Images:
@@ -164,7 +115,7 @@ def _from_path(params: Prepare, path: Path) -> Images:
         array = np.stack([_read_image(file, params.image_size) for file in paths])
         order = "sorted by name"
     else:
-        array = _read_array(path, "accepted: an .npz or .npy file, or a folder of image files")
+        array = read_array(path, "accepted: an .npz or .npy file, or a folder of image files")
         _check_array(path, array, params.image_size)
         train, test = _counts(params, len(array), str(path))
         paths, order = [path], "in the order of the file"
@@ -301,23 +252,6 @@ def _read_image(path: Path, image_size: int) -> ImageArray:
     return photos.resize_square(image, (width - side) // 2, (height - side) // 2, side, image_size)
 
 
-def _read_array(path: Path, remedy: str) -> NDArray[Any]:
-    """The array of an .npy file, or of an .npz file: the one called `images`, or the only one. Nothing is unpickled."""
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
-            names = content.files
-            if "images" in names or len(names) == 1:
-                return np.asarray(content["images" if "images" in names else names[0]])
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not there; {remedy}") from error
-    except DAMAGE as error:
-        raise UserError(f"{path}: not a whole NumPy file ({error}); {remedy}") from error
-    raise UserError(f"{path}: arrays {names}; accepted: one called images, or a single array")
-
-
 def _check_array(path: Path, array: NDArray[Any], image_size: int) -> None:
     accepted = f"accepted: uint8 (N, {image_size}, {image_size}, 3) with at least two images (prepare.image_size is {image_size})"
     if array.dtype != np.uint8:
@@ -339,10 +273,6 @@ def _count_duplicates(train: ImageArray, test: ImageArray, allowed: bool) -> int
             f"image {pairs[0][1] + 1}; accepted: splits without a common image"
         )
     return len(pairs)
-
-
-def _digest(array: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _save(path: Path, array: ImageArray) -> None:

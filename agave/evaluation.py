@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agave.arrays import load as load_images
 from agave.auxiliary import auxiliary_image
 from agave.bounds import StreamingLogMeanExp
 from agave.cells import Cell
 from agave.config import Params
-from agave.data import load as load_images
 from agave.errors import UserError
 from agave.files import atomic_write
 from agave.likelihoods import bits_per_dim
@@ -110,9 +110,7 @@ def iwae_bounds(
     return {"iwae": torch.cat(iwae).numpy(), "elbo": torch.cat(elbo).numpy()}
 
 
-def evaluate(
-    params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place, *, iwae: bool = False
-) -> None:
+def evaluate(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place, *, iwae: bool = False) -> None:
     """Evaluate a trained cell on all test images (or, for IWAE, on the first so many).
 
     Args:
@@ -158,7 +156,7 @@ def evaluate(
         row |= bound_columns(values, dimensions, 3 * cell.resolution**2)
         files = [output / "bound.csv", output / "per_image.npz"]
     write_row(files[0], row)
-    with atomic_write(files[1]) as temporary, open(temporary, "wb") as file:
+    with atomic_write(files[1]) as temporary, temporary.open("wb") as file:
         np.savez(file, **values)  # type: ignore[arg-type]
     record.write(output / ("iwae.json" if iwae else "bound.json"), files, threads=torch.get_num_threads())
 

@@ -6,17 +6,23 @@ Everything is in nats; `bits_per_dim` is the one place that divides.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 LOG_SCALE_MIN = -7.0  # of the mixture, in [-1, 1] units; a scale far below one colour level (Salimans et al. 2017)
 _LIMIT = 1e18  # of standardized values: squares and sums over an image stay finite in float32
 
 
-def bits_per_dim(nats: Tensor | float, dimensions: int) -> Tensor | float:
+Nats = TypeVar("Nats", float, Tensor, NDArray[np.float64])
+
+
+def bits_per_dim(nats: Nats, dimensions: int) -> Nats:
     """Negative log-likelihood in nats to bits per dimension.
 
     Args:
@@ -42,9 +48,7 @@ def _log_bin_mass(lower: Tensor, upper: Tensor, log_width: Tensor, first: Tensor
     return log_mass + torch.where(first | last, zero, log_interior)
 
 
-def discretized_logistic_log_prob(
-    y_uint8: Tensor, mean: Tensor, log_scale: Tensor, levels: int = 256, tails: bool = True
-) -> Tensor:
+def discretized_logistic_log_prob(y_uint8: Tensor, mean: Tensor, log_scale: Tensor, levels: int = 256, tails: bool = True) -> Tensor:
     """Log-probability of the colour level of each value under a discretized logistic.
 
     With c = 256/b and k = floor(y/c): sigmoid((c(k+1) - mean)/s) - sigmoid((ck - mean)/s).
@@ -123,7 +127,8 @@ def _component_bins(logits: Tensor, x_uint8: Tensor) -> tuple[Tensor, Tensor, Te
 def _prepare_mixture(logits: Tensor, x_uint8: Tensor) -> Tensor:
     if x_uint8.is_floating_point() or x_uint8.shape[1:2] != (3,) or x_uint8.shape[2:] != logits.shape[2:]:
         raise ValueError(
-            f"x_uint8 is {x_uint8.dtype} {tuple(x_uint8.shape)} for logits {tuple(logits.shape)}; accepted: integers (B, 3, H, W) of the same H, W"
+            f"x_uint8 is {x_uint8.dtype} {tuple(x_uint8.shape)} for logits {tuple(logits.shape)}; "
+            "accepted: integers (B, 3, H, W) of the same H, W"
         )
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -40,7 +40,9 @@ class AGAVE(nn.Module):
         self.likelihood_dtype = torch.float32  # at least; evaluation sets float64
         vae, pixelcnn = options.vae, options.pixelcnn
         self.vae = (
-            VAE(image_size, resolution, vae.depth, vae.blocks, vae.hidden, vae.latent, published_init=vae.published_init) if has_vae else None
+            VAE(image_size, resolution, vae.depth, vae.blocks, vae.hidden, vae.latent, published_init=vae.published_init)
+            if has_vae
+            else None
         )
         self.pixelcnn = (
             PixelCNN(
@@ -104,7 +106,7 @@ class AGAVE(nn.Module):
         return Terms(kl_maps.sum(1), log_prob_x, log_prob_y, free_bits(kl_maps, self.options.vae.free_bits))
 
     def log_prob_x(self, x_uint8: Tensor, features: Tensor | None) -> Tensor:
-        """log p(x | x_<, f(z)), nats per image (B,).
+        """Log p(x | x_<, f(z)), nats per image (B,).
 
         Args:
             x_uint8: (B, 3, H, W).

@@ -46,7 +46,7 @@ class GatedBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, t: Tensor, skip: Tensor | None = None, feature: Tensor | None = None) -> Tensor:
-        """t (B, F, H, W), skip (B, skip channels, H, W), feature (B, stream channels, H, W) -> (B, F, H, W)."""
+        """T (B, F, H, W), skip (B, skip channels, H, W), feature (B, stream channels, H, W) -> (B, F, H, W)."""
         c = self.conv1(concat_elu(t))
         if self.skip is not None and skip is not None:
             c = c + self.skip(concat_elu(skip))
@@ -54,7 +54,8 @@ class GatedBlock(nn.Module):
         if self.inject is not None and feature is not None:
             c = c + self.inject(feature)
         value, gate = c.chunk(2, dim=1)
-        return t + value * torch.sigmoid(gate)
+        out: Tensor = t + value * torch.sigmoid(gate)
+        return out
 
 
 class FeatureStream(nn.Module):
@@ -79,9 +80,7 @@ class FeatureStream(nn.Module):
         # PAPER: kernel sizes and wiring of the stream are not given; 3x3 and residual, so that 32 layers keep what f(z) says.
         self.first = conv(feature_channels)
         self.up = nn.ModuleList(nn.ModuleList(conv(channels, 0.3) for _ in range(n)) for n in blocks_up)
-        self.downsize = nn.ModuleList(
-            WeightNormConv2d(channels, channels, (3, 3), stride=2, padding=(1, 1, 1, 1)) for _ in blocks_up[1:]
-        )
+        self.downsize = nn.ModuleList(WeightNormConv2d(channels, channels, (3, 3), stride=2, padding=(1, 1, 1, 1)) for _ in blocks_up[1:])
         self.down = nn.ModuleList(nn.ModuleList(conv(channels, 0.3) for _ in range(n)) for n in blocks_down)
         self.upsize = nn.ModuleList(
             WeightNormConv2d(channels, channels, (3, 3), stride=2, padding=(1, 0, 1, 0), transposed=True) for _ in blocks_down[1:]
@@ -195,7 +194,7 @@ class PixelCNN(nn.Module):
         """Activations of the feature stream per resolution and block, or None for each if there are no features."""
         if self.stream is not None and features is not None:
             return self.stream(features)  # type: ignore[no-any-return]
-        return [[None] * len(stage["u"]) for stage in self.up], [[None] * len(stage["u"]) for stage in self.down]  # type: ignore[index,misc]
+        return [[None] * len(stage["u"]) for stage in self.up], [[None] * len(stage["u"]) for stage in self.down]  # type: ignore[index]
 
     def forward(self, x: Float[Tensor, "b 3 h w"], features: Tensor | None = None) -> Float[Tensor, "b k h w"]:
         """Logits of every pixel given the pixels before it in raster order.
@@ -300,7 +299,8 @@ def load_published_weights(model: PixelCNN, arrays: Mapping[str, Any]) -> None:
         weight = weight[:, :, None, None] if weight.ndim == 2 else weight
         if weight.shape != layer.direction.shape or bias.shape != (layer.out_channels,):
             raise ValueError(
-                f"{name}: weight {tuple(weight.shape)}, bias {tuple(bias.shape)}; accepted: {tuple(layer.direction.shape)}, ({layer.out_channels},)"
+                f"{name}: weight {tuple(weight.shape)}, bias {tuple(bias.shape)}; "
+                f"accepted: {tuple(layer.direction.shape)}, ({layer.out_channels},)"
             )
         ready[name] = (weight, bias)
     for name, (weight, bias) in ready.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agave.arrays import load as load_images
 from agave.auxiliary import auxiliary_image
 from agave.cells import Cell
 from agave.checkpoints import RollingState, identity, load_weights, read_metadata, read_tensors, write_tensors
 from agave.config import Compute, Model, Params, Training
-from agave.data import load as load_images
 from agave.errors import UserError
 from agave.files import atomic_write, sha256
 from agave.model import AGAVE
@@ -42,7 +42,7 @@ class Place:
     state: Path
     device: str | None = None
     threads: int | None = None
-    stop: Stop = Stop()
+    stop: Stop = field(default_factory=Stop)
     source: str = ""
 
 
@@ -113,7 +113,7 @@ def pretrain(params: Params, part: str, resolution: int, seed: int, data: Path, 
 
     Raises:
         UserError: bad input, or no GPU where the preset wants one.
-        Interrupted: stopped early with the state saved.
+        InterruptedTrainingError: stopped early with the state saved.
     """
     # PAPER: which pretrained VAE a joint model starts from is not given; one per resolution of y, at 256 levels and one KL
     # weight, serves all KL weights and colour levels, so that cells differ in their joint objective alone.
@@ -126,9 +126,7 @@ def pretrain(params: Params, part: str, resolution: int, seed: int, data: Path, 
         _run("pretrain", params, cell, params.pretrain.pixelcnn, seed, data, {}, output, place)
 
 
-def joint(
-    params: Params, cell: Cell, seed: int, data: Path, vae: Path | None, pixelcnn: Path | None, output: Path, place: Place
-) -> None:
+def joint(params: Params, cell: Cell, seed: int, data: Path, vae: Path | None, pixelcnn: Path | None, output: Path, place: Place) -> None:
     """Train a cell of the grid from pretrained weights.
 
     Args:
@@ -143,9 +141,11 @@ def joint(
 
     Raises:
         UserError: bad input, or no GPU where the preset wants one.
-        Interrupted: stopped early with the state saved.
+        InterruptedTrainingError: stopped early with the state saved.
     """
-    pretrained = {name: path for name, path, wanted in (("vae", vae, cell.has_vae), ("pixelcnn", pixelcnn, cell.has_pixelcnn)) if wanted and path}
+    pretrained = {
+        name: path for name, path, wanted in (("vae", vae, cell.has_vae), ("pixelcnn", pixelcnn, cell.has_pixelcnn)) if wanted and path
+    }
     for name, wanted in (("vae", cell.has_vae), ("pixelcnn", cell.has_pixelcnn)):
         if wanted and name not in pretrained:
             raise UserError(f"{cell.name}: needs pretrained weights; give --{name} FILE, made by `agave pretrain {name}`")
@@ -177,9 +177,7 @@ def _run(
     inputs = {"images": data / "train.npy", **pretrained}
     images = load_images(data, "train")
     record = Record(step, blocks, inputs, str(device))
-    state = RollingState(
-        place.state / identity(step=step, source=place.source, inputs={k: sha256(v) for k, v in inputs.items()}, **blocks)
-    )
+    state = RollingState(place.state / identity(step=step, source=place.source, inputs={k: sha256(v) for k, v in inputs.items()}, **blocks))
     try:
         x_uint8 = images_to_tensor(images, device)
         y_uint8 = auxiliary_image(x_uint8, cell.resolution)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agave.arrays import load as load_images
 from agave.cached import CachedPixelCNN
 from agave.cells import Cell
 from agave.config import Params
-from agave.data import load as load_images
 from agave.errors import UserError
 from agave.files import atomic_write
 from agave.likelihoods import sample_discretized_logistic, sample_mixture
@@ -135,7 +135,7 @@ def draw(params: Params, cell: Cell, seed: int, data: Path, weights: Path, outpu
         for name, tensor in piece.items():
             parts.setdefault(name, []).append(tensor)
     arrays = {name: _to_array(torch.cat(tensors)) for name, tensors in parts.items()}
-    with atomic_write(output / "samples.npz") as temporary, open(temporary, "wb") as file:
+    with atomic_write(output / "samples.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     record.write(output / "samples.json", [output / "samples.npz"], threads=torch.get_num_threads())
 
@@ -183,5 +183,3 @@ def _draw_batch(model: AGAVE, x_uint8: Tensor, start: int, params: Params, label
 def _to_array(x: Tensor) -> NDArray[np.uint8]:
     """(N, 3, H, W) uint8 tensor -> (N, H, W, 3) array."""
     return np.ascontiguousarray(x.cpu().permute(0, 2, 3, 1).numpy())
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,7 +29,7 @@ MAX_SKIPPED_IN_A_ROW = 50
 COLUMNS = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
 
 
-class Interrupted(UserError):
+class InterruptedTrainingError(UserError):
     """Training stopped before its end with its state saved."""
 
 
@@ -102,13 +102,13 @@ def _order(epoch: int, images: int, seed: int) -> np.ndarray[Any, np.dtype[np.in
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-def ema_update(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int, decay: float) -> None:
-    """averaged <- d averaged + (1 - d) current with d = min(decay, (1 + t) / (10 + t)): early steps are forgotten quickly.
+def ema_update(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int, decay: float) -> None:
+    """Averaged <- d averaged + (1 - d) current with d = min(decay, (1 + t) / (10 + t)): early steps are forgotten quickly.
 
     Source: the debiased form of the published PixelCNN++ average; TensorFlow's ExponentialMovingAverage.
     """
     t = int(updates)
-    torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + t) / (10 + t)))
+    torch._foreach_lerp_(list(averaged), list(current), 1.0 - min(decay, (1 + t) / (10 + t)))
 
 
 def train(
@@ -142,7 +142,7 @@ def train(
         Weights and history.
 
     Raises:
-        Interrupted: a signal or the time limit stopped the run; its state is saved.
+        InterruptedTrainingError: a signal or the time limit stopped the run; its state is saved.
         UserError: too many updates in a row had to be skipped.
 
     Source: AGAVE paper, section 4.1 (Adamax, constant learning rate).
@@ -151,9 +151,7 @@ def train(
     device, dimensions = x_uint8.device, x_uint8[0].numel()
     optimizer = torch.optim.Adamax(model.parameters(), lr=options.learning_rate, foreach=True)
     # PAPER: weight averaging is not mentioned; both reference codebases evaluate averaged weights.
-    averaged = AveragedModel(
-        model, multi_avg_fn=lambda average, current, updates: ema_update(average, current, updates, options.ema_decay)
-    )
+    averaged = AveragedModel(model, multi_avg_fn=lambda average, current, updates: ema_update(average, current, updates, options.ema_decay))
     torch.manual_seed(seed)
     interval = max(1, options.steps // HISTORY_ROWS)
     # since the last row of the history: bits/dim terms, gradient norm, number of updates
@@ -182,7 +180,7 @@ def train(
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 terms = model(x_uint8[indices], y_uint8[indices])
                 loss = objective(terms, goal.kl_weight, goal.auxiliary)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             row = torch.stack([*_bits(terms, dimensions), norm.double(), torch.ones_like(norm, dtype=torch.float64)])
             if bool(torch.isfinite(norm)) and float(norm) <= options.skip_gradient_norm:
@@ -211,7 +209,7 @@ def train(
             if step < options.steps and (stopped.is_set() or expired):
                 save()
                 reason = "interrupted" if stopped.is_set() else "time limit reached"
-                raise Interrupted(f"{label}: {reason} at step {step} of {options.steps}, run again to resume")
+                raise InterruptedTrainingError(f"{label}: {reason} at step {step} of {options.steps}, run again to resume")
             if time.monotonic() - last_save > stop.save_every:
                 save()
                 last_save = time.monotonic()

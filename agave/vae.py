@@ -42,7 +42,7 @@ class AutoregressiveNet(nn.Module):
         self.log_deviation = MaskedConv2d(hidden, latent, strict=True)
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """z (B, latent, H, W), context (B, hidden, H, W) -> mean and log-deviation, both (B, latent, H, W)."""
+        """Z (B, latent, H, W), context (B, hidden, H, W) -> mean and log-deviation, both (B, latent, H, W)."""
         h = F.elu(self.h0(z) + context)
         h = F.elu(self.h1(h))
         return RESIDUAL_SCALE * self.mean(h), RESIDUAL_SCALE * self.log_deviation(h)
@@ -86,7 +86,7 @@ class StochasticLayer(nn.Module):
         self.down_out = conv(hidden + latent, hidden, up=halve)
 
     def bottom_up(self, h: Tensor) -> tuple[Tensor, BottomUp]:
-        """h (B, hidden, H, W) -> h for the next layer, and what the top-down pass of this one needs."""
+        """H (B, hidden, H, W) -> h for the next layer, and what the top-down pass of this one needs."""
         sizes = [self.latent, self.latent, self.hidden, self.hidden]
         mean, log_deviation, context, d = self.up_in(F.elu(h)).split(sizes, dim=1)
         if self.halve:

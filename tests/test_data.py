@@ -24,9 +24,10 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets import utils as torchvision_utils
 
 from agave import photos
+from agave.arrays import load
 from agave.auxiliary import auxiliary_image, quantize
 from agave.config import Photos, Prepare
-from agave.data import load, prepare
+from agave.data import prepare
 from agave.errors import UserError
 
 CROPS = Photos(train_crops=40, test_crops=12, smallest_crop=48, largest_crop=256)

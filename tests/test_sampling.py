@@ -16,7 +16,9 @@ def network(filters=6, resnets=1, mixtures=2, resolutions=2, features=3, dtype=t
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize(("resolutions", "resnets", "features", "size"), [(1, 1, 0, 8), (2, 2, 3, 8), (3, 1, 3, 16), (4, 1, 0, 8), (3, 2, 2, 4)])
+@pytest.mark.parametrize(
+    ("resolutions", "resnets", "features", "size"), [(1, 1, 0, 8), (2, 2, 3, 8), (3, 1, 3, 16), (4, 1, 0, 8), (3, 2, 2, 4)]
+)
 def test_cached_logits_equal_those_of_the_full_forward(dtype, tolerance, resolutions, resnets, features, size):
     model, x, f = network(resnets=resnets, resolutions=resolutions, features=features, size=size, dtype=dtype)
     with torch.no_grad():

@@ -151,6 +151,8 @@ def test_kl_of_a_diagonal_posterior_matches_the_closed_form():
     with torch.no_grad():
         _, kl = layer.top_down(zero.expand(n, -1, -1, -1), below, torch.randn(n, 4, 2, 2, dtype=torch.float64))
     mean, log_sd = values["qm"] + values["rm"], values["qs"] + values["rs"]
-    expected = (values["ps"] - log_sd + (torch.exp(2 * log_sd) + (mean - values["pm"]) ** 2) / (2 * torch.exp(2 * values["ps"])) - 0.5).sum((2, 3))
+    expected = (values["ps"] - log_sd + (torch.exp(2 * log_sd) + (mean - values["pm"]) ** 2) / (2 * torch.exp(2 * values["ps"])) - 0.5).sum(
+        (2, 3)
+    )
     error = kl.std(0) / math.sqrt(n)
     assert ((kl.mean(0) - expected[0]).abs() < 5 * error).all()

@@ -1,0 +1,85 @@
+"""Image arrays on disk, verified when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agave.errors import UserError
+
+# What np.load raises for a damaged file, its header or its zip container.
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+ImageArray = NDArray[np.uint8]
+
+
+def load(folder: str | Path, split: Literal["train", "test"]) -> ImageArray:
+    """The images of one split, verified against the manifest.
+
+    Args:
+        folder: the output folder of `prepare`.
+        split: "train" or "test".
+
+    Returns:
+        uint8 (N, image_size, image_size, 3), RGB.
+
+    Raises:
+        UserError: a file is missing, truncated or changed.
+    """
+    folder = Path(folder)
+    manifest_path, array_path = folder / "manifest.json", folder / f"{split}.npy"
+    remedy = "run `agave prepare` to make it again"
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        count, size, expected = manifest[split]["images"], manifest["image_size"], manifest[split]["sha256"]
+    except FileNotFoundError as error:
+        raise UserError(f"{manifest_path}: not there; run `agave prepare` first") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{manifest_path}: not a manifest of `agave prepare` ({error!r}); {remedy}") from error
+    array = read_array(array_path, remedy)
+    if array.dtype != np.uint8 or array.shape != (count, size, size, 3):
+        raise UserError(f"{array_path}: {array.dtype} {array.shape} instead of uint8 {(count, size, size, 3)}; {remedy}")
+    if digest(array) != expected:
+        raise UserError(f"{array_path}: SHA-256 {digest(array)} instead of {expected} as the manifest says; {remedy}")
+    return array
+
+
+def read_array(path: Path, remedy: str) -> NDArray[Any]:
+    """The array of an .npy file, or of an .npz file: the one called `images`, or the only one. Nothing is unpickled."""
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content:
+            names = content.files
+            if "images" in names or len(names) == 1:
+                return np.asarray(content["images" if "images" in names else names[0]])
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there; {remedy}") from error
+    except DAMAGE as error:
+        raise UserError(f"{path}: not a whole NumPy file ({error}); {remedy}") from error
+    raise UserError(f"{path}: arrays {names}; accepted: one called images, or a single array")
+
+
+def digest(array: NDArray[Any]) -> str:
+    """SHA-256, hexadecimal, of an array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
