@@ -242,6 +242,42 @@ def figure(context: click.Context, name: str, params: Params, results: Path) -> 
 
 
 @main.command()
+@_preset_options
+@click.pass_context
+def summary(context: click.Context, params: Params) -> None:
+    """Print parameters, multiply-adds, memory and tensor shapes of the networks, without allocating them."""
+    from agave.summary import report, summarize
+
+    click.echo(report(summarize(params), _preset_name(context)), nl=False)
+
+
+@main.command("import-weights")
+@click.argument("weights", type=FileArgument)
+@_preset_options
+@click.option("--output", type=FolderArgument, required=True, help="Folder for model.safetensors, as `agave pretrain pixelcnn` writes it.")
+def import_weights(params: Params, weights: Path, output: Path) -> None:
+    """Use PixelCNN++ weights trained elsewhere in place of `agave pretrain pixelcnn`.
+
+    WEIGHTS is an .npz or .safetensors file of effective weights and biases by canonical name (docs/weights.md), for the
+    sizes that the preset gives.
+    """
+    from agave.weights import import_pixelcnn
+
+    import_pixelcnn(params, weights, output)
+
+
+@main.command("export-weights")
+@click.argument("model", type=FileArgument)
+@_preset_options
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The .npz or .safetensors file to write.")
+def export_weights(params: Params, model: Path, output: Path) -> None:
+    """Write the PixelCNN++ of MODEL, a pretrained one, as effective weights and biases by canonical name."""
+    from agave.weights import export_pixelcnn
+
+    export_pixelcnn(params, model, output)
+
+
+@main.command()
 @click.argument("step")
 def digest(step: str) -> None:
     """Print the digest of the science source that STEP uses, and the files that it covers."""

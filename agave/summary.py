@@ -1,0 +1,166 @@
+"""What a preset's networks cost, found by running them on tensors without storage (torch's meta device)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from agave.bounds import objective
+from agave.cached import CachedPixelCNN
+from agave.config import Params
+from agave.model import AGAVE
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One module of the network on the way of the data: its path, output shape (batch 1) and parameters."""
+
+    path: str
+    output: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Sizes of the joint model of a preset, y = x.
+
+    Attributes:
+        parameters: trainable numbers per part.
+        multiply_adds: of convolutions and matrix products, per image: forward of each part and of the joint model.
+        training_memory: bytes per image kept for the backward pass in float32, without weights and optimizer.
+        weights_memory: bytes of weights, gradients, Adamax state (two) and averaged weights in float32.
+        sampling_memory: bytes per image of the sampler's caches in float32.
+        shapes: the network's modules, in the order in which data passes them.
+    """
+
+    parameters: dict[str, int]
+    multiply_adds: dict[str, int]
+    training_memory: int
+    weights_memory: int
+    sampling_memory: int
+    shapes: list[Shape]
+
+
+def summarize(params: Params) -> Summary:
+    """Sizes, arithmetic and memory of the joint model of a preset. Nothing is allocated."""
+    size = params.prepare.image_size
+    with torch.device("meta"):
+        model = AGAVE(params.model, size, resolution=size)
+        x = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        assert model.vae is not None and model.pixelcnn is not None
+        parts = {
+            "VAE": _count(model.vae),
+            "PixelCNN++": _count(model.pixelcnn) - _count_conditioning(model),
+            "feature stream": _count_conditioning(model),
+        }
+        unit = torch.zeros(1, 3, size, size)
+        adds = {
+            "VAE": _multiply_adds(lambda vae=model.vae: vae.decode(vae.encode(x), 1, vae.noise())),
+            "PixelCNN++, unconditional": _multiply_adds(lambda net=model.pixelcnn: net(unit)),
+            "PixelCNN++ with feature stream": _multiply_adds(lambda net=model.pixelcnn: net(unit, unit)),
+        }
+        adds["joint model, forward"] = adds["VAE"] + adds["PixelCNN++ with feature stream"]
+        training = _saved_bytes(model, x)
+        with torch.inference_mode():
+            cache = CachedPixelCNN(model.pixelcnn, 1, size, size, unit)
+        sampling = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache))
+        shapes = list(_shapes(model, x))
+    total = sum(parts.values())
+    return Summary(parts | {"total": total}, adds, training, 5 * 4 * total, sampling, shapes)
+
+
+def report(summary: Summary, preset: str) -> str:
+    """The summary as text for a terminal."""
+    mib = 2**20
+    lines = [f"preset {preset}: joint model, y = x, per image (batch 1)", "", "parameters"]
+    lines += [f"  {name:<32}{count:>16,}" for name, count in summary.parameters.items()]
+    lines += ["", "multiply-adds, forward (a training step takes about three times as many)"]
+    lines += [f"  {name:<32}{count / 1e9:>16,.3f} G" for name, count in summary.multiply_adds.items()]
+    lines += ["", "memory, float32"]
+    rows = {
+        "kept for the backward pass": summary.training_memory,
+        "caches while sampling": summary.sampling_memory,
+        "weights, gradients, optimizer, average (once)": summary.weights_memory,
+    }
+    lines += [f"  {name:<46}{size / mib:>10,.1f} MiB" for name, size in rows.items()]
+    lines += ["", f"  {'module':<40}{'output':<24}{'parameters':>12}"]
+    lines += [f"  {s.path:<40}{'x'.join(map(str, s.output)):<24}{s.parameters:>12,}" for s in summary.shapes]
+    return "\n".join(lines) + "\n"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _count_conditioning(model: AGAVE) -> int:
+    assert model.pixelcnn is not None
+    names = model.pixelcnn.named_parameters()
+    return sum(parameter.numel() for name, parameter in names if name.startswith("stream.") or ".inject." in name)
+
+
+def _multiply_adds(run: object) -> int:
+    assert callable(run)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops()) // 2
+
+
+def _saved_bytes(model: AGAVE, x: Tensor) -> int:
+    """Bytes of the distinct tensors that a joint training step keeps for its backward pass, without the weights."""
+    weights = {id(parameter) for parameter in model.parameters()}
+    kept: dict[int, tuple[Tensor, int]] = {}  # the tensors are held, so that no id is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        base = tensor._base if tensor._base is not None else tensor
+        if id(base) not in weights:
+            kept[id(base)] = (base, base.numel() * base.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        objective(model(x, x), 1.0)
+    return sum(size for _, size in kept.values())
+
+
+def _tensors(thing: object, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """Every tensor that an object holds that is no parameter, each storage once."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, nn.Module | nn.Parameter):
+        return
+    if isinstance(thing, Tensor):
+        base = thing._base if thing._base is not None else thing
+        if base is thing or id(base) not in seen:
+            seen.add(id(base))
+            yield base
+    elif isinstance(thing, list | tuple):
+        for item in thing:
+            yield from _tensors(item, seen)
+    elif hasattr(thing, "__dict__"):
+        yield from _tensors(list(vars(thing).values()), seen)
+
+
+def _shapes(model: AGAVE, x: Tensor) -> Iterator[Shape]:
+    """Blocks and outer convolutions in the order in which they finish."""
+    found: list[Shape] = []
+    hooks = []
+    for path, module in model.named_modules():
+        depth_of_convolution = path.rsplit(".", 1)[-1] in ("conv1", "conv2", "skip", "inject", "dropout", "h0", "h1", "mean", "log_deviation")
+        if not path or depth_of_convolution or isinstance(module, nn.ModuleList | nn.ModuleDict):
+            continue
+
+        def hook(module: nn.Module, _: object, out: object, path: str = path) -> None:
+            if isinstance(out, Tensor):
+                found.append(Shape(path, tuple(out.shape), _count(module)))
+
+        hooks.append(module.register_forward_hook(hook))
+    with torch.no_grad():
+        model(x, x)
+    for handle in hooks:
+        handle.remove()
+    yield from found

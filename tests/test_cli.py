@@ -1,0 +1,238 @@
+"""The command line as a user meets it: help, dry runs, one clear error for each mistake, nothing half-written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from agave.cli import main
+
+STEPS = ["config", "prepare", "pretrain", "joint", "evaluate", "sample", "tables", "figure", "digest"]
+CELL = "kl_weight~2-levels~256-resolution~16"
+
+
+@pytest.fixture
+def run(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+    def invoke(*arguments):
+        return CliRunner().invoke(main, [str(a) for a in arguments])
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, root):
+    """Images of the preset tiny."""
+    folder = tmp_path_factory.mktemp("prepared")
+    arguments = ["prepare", "--params", str(root / "params.yaml"), "--preset", "tiny", "--output", str(folder)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "photos test (16 crops): 16 images" in result.output
+    return folder
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_help(run, step):
+    result = run(step, "--help")
+    assert result.exit_code == 0 and "Usage: main " + step in result.output
+
+
+def test_help_imports_no_torch_and_is_quick(root):
+    code = "import sys, agave.cli; assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+def test_config_prints_values_and_origins(run):
+    result = run("config", "--preset", "tiny")
+    assert result.exit_code == 0
+    lines = {line.split(":")[0]: line for line in result.output.splitlines()}
+    assert lines["joint.steps"].split()[1:] == ["10", "#", "tiny"]
+    assert lines["joint.cooldown_steps"].split()[1:] == ["0", "#", "paper"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare", "--output", "out"],
+        ["pretrain", "vae", "--data", "d", "--output", "out"],
+        ["joint", CELL, "--data", "d", "--output", "out"],
+    ],
+)
+def test_dry_run_prints_the_resolved_options_and_writes_nothing(run, arguments, tmp_path):
+    before = sorted(Path().iterdir())
+    result = run(*arguments, "--preset", "tiny", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(result.output)["output"] == "out"
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config", "--preset", "dmeo"], "no preset 'dmeo'; accepted: paper"),
+        (["joint", "kl_weight~2", "--data", "d", "--output", "o"], "is no cell name; accepted"),
+        (["joint", CELL, "--preset", "tiny", "--data", "d", "--output", "o"], "needs pretrained weights; give --vae FILE"),
+        (["pretrain", "gan", "--data", "d", "--output", "o"], "'gan' is not one of 'vae', 'pixelcnn'"),
+        (["pretrain", "vae", "--preset", "tiny", "--seed", "-1", "--data", "d", "--output", "o"], "-1 is not in the range x>=0"),
+        (["pretrain", "vae", "--preset", "tiny", "--data", "absent", "--output", "o"], "absent"),
+        (["sample", CELL, "--preset", "tiny", "--data", "d", "--output", "o", "--model", "absent"], "'absent' does not exist"),
+        (["evaluate", "pixelcnn", "--iwae", "--preset", "tiny", "--data", "d", "--output", "o", "--model", "README.md"], "no latent variables"),
+        (["figure", "9", "--preset", "tiny", "--results", "r"], "9"),
+        (["digest", "train"], "there is no step 'train'; accepted: prepare"),
+    ],
+)
+def test_mistakes_are_named(run, arguments, message):
+    result = run(*arguments)
+    assert result.exit_code != 0
+    assert message in result.output and "Traceback" not in result.output
+    assert not Path("o").exists()
+
+
+def test_a_paper_preset_training_without_a_gpu_says_so_and_names_the_way_out(run, prepared, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = run("pretrain", "vae", "--preset", "paper", "--data", prepared, "--output", tmp_path / "o", "--state-dir", tmp_path / "w")
+    assert result.exit_code == 1
+    assert "this machine shows no GPU" in result.output and "--device cpu" in result.output
+    assert not (tmp_path / "o").exists() and not (tmp_path / "w").exists()
+
+
+def pretrain(prepared, folder, part, *more):
+    arguments = ["pretrain", part, "--preset", "tiny", "--data", prepared, "--output", folder / part, "--state-dir", folder / "work", *more]
+    return [str(a) for a in arguments]
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory, root):
+    """Both pretrained networks and a joint model of the preset tiny."""
+    folder = tmp_path_factory.mktemp("trained")
+    os.chdir(root)
+    joint = ["joint", CELL, "--preset", "tiny", "--data", prepared, "--output", folder / "joint", "--state-dir", folder / "work"]
+    joint += ["--vae", folder / "vae" / "model.safetensors", "--pixelcnn", folder / "pixelcnn" / "model.safetensors"]
+    for arguments in (pretrain(prepared, folder, "vae"), pretrain(prepared, folder, "pixelcnn"), joint):
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_steps_in_order_write_what_the_next_one_reads(run, prepared, trained, tmp_path):
+    assert {p.name for p in (trained / "joint").iterdir()} == {"model.safetensors", "raw.safetensors", "history.csv", "run.json"}
+    common = [CELL, "--preset", "tiny", "--data", prepared, "--model", trained / "joint" / "model.safetensors", "--output", tmp_path]
+    for arguments in (["evaluate", *common], ["evaluate", "--iwae", *common], ["sample", *common]):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+    import numpy as np
+    import pandas as pd
+
+    bound, iwae = (pd.read_csv(tmp_path / f"{name}.csv").iloc[0] for name in ("bound", "iwae"))
+    # claim C11: the bounds are the sums of their terms
+    assert bound.pixelcnn_bits_per_dim == pytest.approx(bound.kl + bound.pixelcnn_reconstruction, rel=1e-7)
+    assert bound.vae_bits_per_dim == pytest.approx(bound.kl + bound.vae_reconstruction, rel=1e-7)
+    with np.load(tmp_path / "per_image.npz") as terms:
+        assert len(terms["kl"]) == bound.images == 16
+        nats = (terms["kl"] - terms["log_prob_x"]).mean()
+    assert bound.pixelcnn_bits_per_dim == pytest.approx(nats / (768 * np.log(2)), rel=1e-7)
+    assert iwae.iwae_bits_per_dim <= iwae.elbo_bits_per_dim and iwae.samples == 2  # claim C4
+    with np.load(tmp_path / "samples.npz") as samples:
+        assert {k: v.shape for k, v in samples.items()} == dict.fromkeys(
+            ["original", "reconstruction", "reconstruction_sample", "prior", "prior_sample"], (4, 16, 16, 3)
+        )
+
+
+def test_results_do_not_depend_on_the_batch(prepared, trained, root, tmp_path):
+    import numpy as np
+    import torch
+
+    from agave import cells, config
+    from agave.arrays import load
+    from agave.auxiliary import auxiliary_image
+    from agave.evaluation import iwae_bounds, one_sample_terms
+    from agave.runs import images_to_tensor, load_model
+
+    params = config.load(root / "params.yaml", "tiny")
+    model = load_model(trained / "joint" / "model.safetensors", params.model, 16, cells.parse(CELL, 16)).double().eval()
+    model.likelihood_dtype = torch.float64
+    x = images_to_tensor(load(prepared, "test")[:5], torch.device("cpu"))
+    y = auxiliary_image(x, 16)
+    one, other = (one_sample_terms(model, x, y, seed=0, batch=batch) for batch in (5, 2))
+    assert all(np.abs(one[k] - other[k]).max() < 1e-8 for k in one)
+    bounds = [iwae_bounds(model, x, y, samples=5, seed=0, batch=batch) for batch in (5, 2)]
+    assert all(np.abs(bounds[0][k] - bounds[1][k]).max() < 1e-8 for k in bounds[0])
+    single = iwae_bounds(model, x, y, samples=1, seed=0, batch=1)
+    assert np.abs(single["iwae"] - (one["log_prob_x"] - one["kl"])).max() < 1e-8  # L_1 is the one-sample bound
+    assert (bounds[0]["iwae"] >= bounds[0]["elbo"]).all()
+
+
+def test_same_seed_same_bytes(prepared, trained, tmp_path, run):
+    assert run(*pretrain(prepared, tmp_path, "vae")).exit_code == 0
+    for name in ("model.safetensors", "raw.safetensors", "history.csv"):
+        assert (tmp_path / "vae" / name).read_bytes() == (trained / "vae" / name).read_bytes()
+
+
+def test_models_of_another_kind_are_refused(run, prepared, trained, tmp_path):
+    other = CELL.replace("~2-", "~8-")
+    common = ["--preset", "tiny", "--data", prepared, "--output", tmp_path / "o"]
+    result = run("evaluate", other, "--model", trained / "joint" / "model.safetensors", *common)
+    assert result.exit_code == 1 and f"holds the model of cell {CELL}; accepted: {other}" in result.output
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes((trained / "joint" / "model.safetensors").read_bytes()[:-100])
+    result = run("evaluate", CELL, "--model", truncated, *common)
+    assert result.exit_code == 1 and "truncated or no safetensors file" in result.output
+    swapped = ["--vae", trained / "pixelcnn" / "model.safetensors", "--pixelcnn", trained / "vae" / "model.safetensors"]
+    result = run("joint", CELL, *common, "--state-dir", tmp_path / "w", *swapped)
+    assert result.exit_code == 1 and "weights of another architecture" in result.output
+    low = CELL.replace("resolution~16", "resolution~8")
+    pair = [f"--{part}={trained / part / 'model.safetensors'}" for part in ("vae", "pixelcnn")]
+    result = run("joint", low, *common, "--state-dir", tmp_path / "w", *pair)
+    assert result.exit_code == 1 and "a VAE for y of 16 pixels; accepted: 8 pixels" in result.output
+    assert not (tmp_path / "o").exists()
+
+
+def test_term_saves_and_a_rerun_resumes(prepared, trained, tmp_path, root):
+    """As a process, killed as a cluster would: state saved, exit code 1, and the same weights in the end."""
+    arguments = [sys.executable, "-m", "agave.cli", *pretrain(prepared, tmp_path, "vae", "--save-every", 0)]
+    process = subprocess.Popen(arguments, cwd=root, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "work").glob("*/state-*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode != 0:  # otherwise the 20 steps were over before the signal came
+        assert process.returncode == 1 and "interrupted at step" in errors and "run again to resume" in errors
+        assert not (tmp_path / "vae").exists()
+        subprocess.run(arguments, cwd=root, check=True, capture_output=True)
+    assert (tmp_path / "vae" / "model.safetensors").read_bytes() == (trained / "vae" / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(prepared, tmp_path, root, monkeypatch):
+    """Files may not grow beyond 4 kB (RLIMIT_FSIZE): the state cannot be written, earlier results stay."""
+    kept = tmp_path / "vae" / "model.safetensors"
+    kept.parent.mkdir()
+    kept.write_text("earlier result")
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from agave.cli import main; sys.argv[0] = 'agave'; main()"
+    )
+    arguments = [sys.executable, "-c", code, *pretrain(prepared, tmp_path, "vae")]
+    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1 and "not written, the disk is full" in done.stderr and "Traceback" not in done.stderr
+    assert kept.read_text() == "earlier result" and [p.name for p in kept.parent.iterdir()] == [kept.name]
+
+
+def test_interrupting_leaves_no_half_written_file(tmp_path):
+    from agave.files import atomic_write
+
+    (tmp_path / "a.txt").write_text("before")
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "before"

@@ -1,0 +1,174 @@
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from agave import config, training
+from agave.auxiliary import auxiliary_image
+from agave.checkpoints import RollingState, identity
+from agave.errors import UserError
+from agave.model import AGAVE
+from agave.training import InterruptedTrainingError, Objective, Stop, batch_indices, ema_update, learning_rate, train
+
+
+@pytest.fixture(scope="module")
+def params(root):
+    return config.load(root / "params.yaml", "tiny")
+
+
+def images(count=24, size=16):
+    """Smooth coloured images: there is something to learn."""
+    generator = np.random.default_rng(0)
+    corners = generator.integers(0, 256, (count, 3, 2, 2))
+    smooth = torch.nn.functional.interpolate(torch.from_numpy(corners).float(), size=size, mode="bilinear")
+    return smooth.round().to(torch.uint8)
+
+
+def run(params, folder, steps=12, stop=None, goal=None, has_vae=True, has_pixelcnn=True, resolution=16, **changes):
+    options = params.joint.model_copy(update={"steps": steps, **changes})
+    torch.manual_seed(0)
+    model = AGAVE(params.model, 16, resolution=resolution, has_vae=has_vae, has_pixelcnn=has_pixelcnn).train()
+    x = images()
+    y = auxiliary_image(x, resolution)
+    model.initialise(x, y, vae=True, pixelcnn=True)
+    state = RollingState(folder)
+    try:
+        return train(model, x, y, goal or Objective(2.0), options, seed=0, state=state, stop=stop)
+    finally:
+        state.close()
+
+
+def interrupt_after(monkeypatch, steps):
+    """Make training see a signal after so many steps."""
+
+    class Counting(threading.Event):
+        count = 0
+
+        def is_set(self):
+            self.count += 1
+            return self.count >= steps
+
+    @contextlib.contextmanager
+    def signals():
+        yield Counting()
+
+    monkeypatch.setattr(training, "stopping_signals", signals)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_training_lowers_the_loss(params, tmp_path):
+    result = run(params, tmp_path, steps=60)
+    totals = [row["total"] for row in result.history]
+    assert np.mean(totals[-10:]) < np.mean(totals[:10]) - 0.5
+    assert result.skipped == 0
+    last = result.history[-1]
+    assert last["total"] == pytest.approx(last["kl"] + last["pixelcnn_reconstruction"])
+    assert not same(result.averaged, result.raw)
+
+
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(params, tmp_path, monkeypatch):
+    whole = run(params, tmp_path / "whole", stop=Stop(save_every=0.0))
+    with monkeypatch.context() as context:
+        for steps in (3, 4):
+            interrupt_after(context, steps)
+            with pytest.raises(InterruptedTrainingError, match="interrupted at step .* run again to resume"):
+                run(params, tmp_path / "pieces")
+    pieces = run(params, tmp_path / "pieces")
+    assert same(whole.averaged, pieces.averaged) and same(whole.raw, pieces.raw)
+    assert whole.history == pieces.history
+
+
+def test_a_finished_run_is_not_trained_again(params, tmp_path, monkeypatch):
+    first = run(params, tmp_path)
+    monkeypatch.setattr(training, "objective", lambda *_: pytest.fail("a step was made"))
+    assert same(first.raw, run(params, tmp_path).raw)
+
+
+def test_time_limit_saves_and_stops(params, tmp_path):
+    with pytest.raises(InterruptedTrainingError, match="time limit reached at step 1 of 12"):
+        run(params, tmp_path, stop=Stop(time_limit=0.0))
+    assert len(list(tmp_path.glob("state-*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_a_damaged_state_is_named_and_the_one_before_is_used(params, tmp_path, monkeypatch, capsys, damage):
+    whole = run(params, tmp_path / "whole")
+    interrupt_after(monkeypatch, 8)
+    with pytest.raises(InterruptedTrainingError):
+        run(params, tmp_path / "cut", stop=Stop(save_every=0.0))
+    monkeypatch.undo()
+    states = sorted((tmp_path / "cut").glob("state-*.safetensors"))
+    assert len(states) == 2  # the last two are kept
+    data = bytearray(states[-1].read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    states[-1].write_bytes(data if damage == "flip" else data[: len(data) // 2])
+    assert same(whole.raw, run(params, tmp_path / "cut").raw)
+    assert f"{states[-1]}: damaged" in capsys.readouterr().err
+
+
+def test_a_second_process_on_one_state_is_refused(tmp_path):
+    state = RollingState(tmp_path)
+    with pytest.raises(UserError, match="another process is training"):
+        RollingState(tmp_path)
+    state.close()
+    RollingState(tmp_path).close()
+
+
+def test_updates_that_are_not_finite_stop_the_run_with_the_term_named(params, tmp_path):
+    with pytest.raises(UserError, match=r"51 updates in a row .* skip_gradient_norm 1e-09 .*kl"):
+        run(params, tmp_path, steps=60, skip_gradient_norm=1e-9)
+
+
+def test_baselines_and_low_resolutions_train(params, tmp_path):
+    vae = run(params, tmp_path / "vae", has_pixelcnn=False, goal=Objective(1.0))
+    assert vae.history[-1]["pixelcnn_reconstruction"] is None
+    assert vae.history[-1]["total"] == pytest.approx(vae.history[-1]["kl"] + vae.history[-1]["vae_reconstruction"])
+    pixelcnn = run(params, tmp_path / "pixelcnn", has_vae=False)
+    assert pixelcnn.history[-1]["kl"] is None and pixelcnn.history[-1]["total"] == pixelcnn.history[-1]["pixelcnn_reconstruction"]
+    assert run(params, tmp_path / "low", resolution=8, steps=3).history[-1]["vae_reconstruction"] > 0
+
+
+def test_without_the_auxiliary_loss_only_x_trains_the_decoder(params, tmp_path):
+    """Eq. 6: log p(y|z) has no part in the gradient, so the scales of its logistics stay where they were."""
+    torch.manual_seed(0)
+    result = run(params, tmp_path, goal=Objective(1.0, auxiliary=False))
+    other = run(params, tmp_path / "with", goal=Objective(1.0))
+    fresh = run(params, tmp_path / "one", steps=1, goal=Objective(1.0, auxiliary=False))
+    assert torch.equal(result.raw["vae.log_scale"], fresh.raw["vae.log_scale"])
+    assert not torch.equal(other.raw["vae.log_scale"], fresh.raw["vae.log_scale"])
+
+
+def test_every_epoch_shows_every_image_once():
+    seen = np.concatenate([batch_indices(step, 4, 10, seed=3) for step in range(5)])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert list(seen[:10]) != list(seen[10:])
+    assert list(batch_indices(2, 4, 10, seed=3)) == list(seen[8:12])
+    assert list(batch_indices(2, 4, 10, seed=4)) != list(seen[8:12])
+
+
+def test_learning_rate_schedule(params):
+    options = params.joint.model_copy(update={"steps": 100, "warmup_steps": 10, "cooldown_steps": 20, "learning_rate": 1.0})
+    rates = [learning_rate(options, step) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == rates[50] == rates[79] == 1.0
+    assert rates[80] == 1.0 and rates[99] == pytest.approx(0.05) and all(np.diff(rates[80:]) < 0)
+    constant = params.joint.model_copy(update={"steps": 5, "warmup_steps": 0, "cooldown_steps": 0})
+    assert {learning_rate(constant, step) for step in range(5)} == {constant.learning_rate}
+
+
+def test_average_forgets_early_steps():
+    average, current = [torch.zeros(1)], [torch.ones(1)]
+    ema_update(average, current, 0, 0.999)
+    assert average[0].item() == pytest.approx(0.9)  # 1 - (1 + 0) / (10 + 0)
+    for t in range(1, 20_000):
+        ema_update(average, [torch.full((1,), 5.0)], t, 0.999)
+    assert average[0].item() == pytest.approx(5.0, abs=1e-3)
+
+
+def test_identity_changes_with_everything_that_decides_a_training():
+    assert identity(a=1, b={"c": 2}) == identity(b={"c": 2}, a=1) != identity(a=1, b={"c": 3})
