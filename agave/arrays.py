@@ -80,6 +80,21 @@ def read_array(path: Path, remedy: str) -> NDArray[Any]:
     raise UserError(f"{path}: arrays {names}; accepted: one called images, or a single array")
 
 
+def read_array_file(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an .npz file by name. Nothing is unpickled.
+
+    Raises:
+        UserError: the file is missing, damaged or no .npz file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file") from error
+    except (*DAMAGE, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not a whole .npz file ({error})") from error
+
+
 def digest(array: NDArray[Any]) -> str:
     """SHA-256, hexadecimal, of an array's bytes in C order."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

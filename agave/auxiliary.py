@@ -21,7 +21,8 @@ def auxiliary_image(x_uint8: Tensor, resolution: int) -> Tensor:
 
     Source: Lucas & Verbeek (2017), section 4.2: auxiliary images of 16 x 16 and 8 x 8 pixels.
     """
-    _require_uint8(x_uint8)
+    if x_uint8.dtype != torch.uint8:
+        raise ValueError(f"values of type {x_uint8.dtype}; accepted: torch.uint8, 0 to 255")
     if x_uint8.ndim != 4 or x_uint8.shape[1] != 3 or x_uint8.shape[2] != x_uint8.shape[3]:
         raise ValueError(f"x has shape {tuple(x_uint8.shape)}; accepted: (B, 3, H, H)")
     batch, channels, size, _ = x_uint8.shape
@@ -39,23 +40,19 @@ def quantize(y_uint8: Tensor, levels: int) -> Tensor:
     """Colour level of every value: floor(y / c) with c = 256 / b.
 
     Args:
-        y_uint8: uint8, 0 to 255, any shape.
+        y_uint8: integers 0 to 255, any shape.
         levels: number b of colour levels, a divisor of 256.
 
     Returns:
-        uint8, shape of `y_uint8`, 0 to b - 1.
+        int64, shape of `y_uint8`, 0 to b - 1.
 
     Raises:
-        ValueError: y is not uint8, or b does not divide 256.
+        ValueError: y is not of an integer type, or b does not divide 256.
 
     Source: Lucas & Verbeek (2017), section 3.2 and Eq. 8.
     """
-    _require_uint8(y_uint8)
+    if y_uint8.is_floating_point() or y_uint8.dtype == torch.bool:
+        raise ValueError(f"y_uint8 has dtype {y_uint8.dtype}; accepted: an integer type")
     if levels < 1 or 256 % levels:
         raise ValueError(f"levels {levels} does not divide 256; accepted: 1, 2, 4, 8, 16, 32, 64, 128, 256")
-    return (y_uint8.to(torch.int32) // (256 // levels)).to(torch.uint8)  # 256 itself does not fit into uint8
-
-
-def _require_uint8(values: Tensor) -> None:
-    if values.dtype != torch.uint8:
-        raise ValueError(f"values of type {values.dtype}; accepted: torch.uint8, 0 to 255")
+    return torch.div(y_uint8.long(), 256 // levels, rounding_mode="floor")

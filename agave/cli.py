@@ -139,7 +139,7 @@ def config_command(params_file: Path, preset: str | None, schema: bool) -> None:
 @main.command()
 @_preset_options
 @click.option("--output", type=FolderArgument, required=True, help="Folder for train.npy, test.npy and manifest.json.")
-@click.option("--images", type=click.Path(path_type=Path), help="Array file or folder of images; overrides prepare.path.")
+@click.option("--images", type=click.Path(path_type=Path), help="Array file or folder of images, instead of prepare.source.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved options and do nothing.")
 def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) -> None:
     """Get the images, verify, split and store them as uint8 arrays."""

@@ -58,9 +58,9 @@ class Prepare(Block):
     image_size: int = Field(ge=8, le=256, description="height and width of x, pixels")
     train_images: PositiveInt | None = Field(description="use only the first so many training images; null: all")
     test_images: PositiveInt | None = Field(
-        description="use only the first so many test images (cifar10 without a test split and images: the last so many); null: all"
+        description="cifar10: the first so many of the test split, null: all; images: so many after those to train on, null: a sixth"
     )
-    test_from_train: bool = Field(description="cifar10: take the test images from the end of the limited training set")
+    test_from_train: bool = Field(description="cifar10: hold out the training images that follow the first train_images")
     seed: int = Field(ge=0, description="seed of the crops (photos)")
     photos: Photos
 
@@ -310,12 +310,22 @@ def origins(document: Mapping[str, Any], preset: str) -> dict[str, str]:
     return names | {key: preset for key, _ in flatten(document[preset])}
 
 
+def _holds(block: Any, keys: tuple[Any, ...]) -> bool:
+    """Whether a preset itself sets the value at these keys, or something on the way to it."""
+    for key in keys:
+        if not isinstance(block, Mapping):
+            return True
+        if key not in block:
+            return False
+        block = block[key]
+    return True
+
+
 def _messages(error: ValidationError, document: Mapping[str, Any], preset: str, name: str) -> Iterator[str]:
-    own = {key for key, _ in flatten(document[preset])}
     for detail in error.errors():
         keys = [str(part) for part in detail["loc"]]
         key = ".".join(keys)
-        source = preset if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in own) else COMPLETE_PRESET
+        source = preset if _holds(document[preset], detail["loc"]) else COMPLETE_PRESET
         if detail["type"] == "extra_forbidden":
             parent: Any = Params
             for part in keys[:-1]:

@@ -205,12 +205,12 @@ def concat_elu(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def data_dependent_initialisation(module: nn.Module) -> Iterator[None]:
-    """While active, every weight-normalised layer of `module` that runs sets its gain and bias from its input.
+def data_dependent_initialisation(*modules: nn.Module) -> Iterator[None]:
+    """While active, every weight-normalised layer of `modules` that runs sets its gain and bias from its input.
 
     Each layer's output is computed again with the new values, so the layers after it see the right statistics.
     """
-    layers = [m for m in module.modules() if isinstance(m, WeightNormConv2d)]
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, WeightNormConv2d)]
     for layer in layers:
         layer.initialising = True
     try:

@@ -15,6 +15,8 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agave.auxiliary import quantize
+
 LOG_SCALE_MIN = -7.0  # of the mixture, in [-1, 1] units; a scale far below one colour level (Salimans et al. 2017)
 _LIMIT = 1e18  # of standardized values: squares and sums over an image stay finite in float32
 
@@ -69,14 +71,10 @@ def discretized_logistic_log_prob(y_uint8: Tensor, mean: Tensor, log_scale: Tens
     Source: AGAVE paper, Eq. 8; Kingma et al. (2016), Eq. 22.
     """
     # PAPER: Eq. 8 as printed loses the mass outside [0, 256]; by default the edge bins absorb it (model.tails).
-    if levels < 1 or 256 % levels:
-        raise ValueError(f"levels {levels} does not divide 256; accepted: 1, 2, 4, 8, 16, 32, 64, 128, 256")
-    if y_uint8.is_floating_point() or y_uint8.dtype == torch.bool:
-        raise ValueError(f"y_uint8 has dtype {y_uint8.dtype}; accepted: an integer type")
+    index = quantize(y_uint8, levels)
     dtype = torch.promote_types(torch.promote_types(mean.dtype, log_scale.dtype), torch.float32)
     mean, log_scale = mean.to(dtype), log_scale.to(dtype)
     bin_width = 256 // levels
-    index = torch.div(y_uint8.long(), bin_width, rounding_mode="floor")
     inverse_scale = torch.exp(-log_scale.clamp(-30.0, 80.0))
     lower = ((bin_width * index - mean) * inverse_scale).clamp(-_LIMIT, _LIMIT)
     upper = ((bin_width * (index + 1) - mean) * inverse_scale).clamp(-_LIMIT, _LIMIT)

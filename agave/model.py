@@ -128,7 +128,7 @@ class AGAVE(nn.Module):
             x_uint8: (B, 3, H, W).
             y_uint8: (B, 3, r, r).
             vae: whether the VAE is new.
-            pixelcnn: whether the PixelCNN is new; if not, only its feature stream is initialised and leaves the logits unchanged.
+            pixelcnn: whether the PixelCNN is new; if not, only its feature stream is initialised.
         """
         if self.vae is not None and vae:
             self.vae.initialise(x_uint8, y_uint8)
@@ -141,4 +141,4 @@ class AGAVE(nn.Module):
         if pixelcnn:
             self.pixelcnn.initialise(scale_to_unit(x_uint8), features)
         elif features is not None:
-            self.pixelcnn.initialise_stream(features)
+            self.pixelcnn.initialise_stream(scale_to_unit(x_uint8), features)

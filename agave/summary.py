@@ -14,6 +14,8 @@ from agave.cached import CachedPixelCNN
 from agave.config import Params
 from agave.model import AGAVE
 
+INNER = ("conv1", "conv2", "skip", "inject", "dropout", "h0", "h1", "mean", "log_deviation")  # layers too small to list
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -150,8 +152,8 @@ def _shapes(model: AGAVE, x: Tensor) -> Iterator[Shape]:
     found: list[Shape] = []
     hooks = []
     for path, module in model.named_modules():
-        depth_of_convolution = path.rsplit(".", 1)[-1] in ("conv1", "conv2", "skip", "inject", "dropout", "h0", "h1", "mean", "log_deviation")
-        if not path or depth_of_convolution or isinstance(module, nn.ModuleList | nn.ModuleDict):
+        inside_a_block = path.rsplit(".", 1)[-1] in INNER
+        if not path or inside_a_block or isinstance(module, nn.ModuleList | nn.ModuleDict):
             continue
 
         def hook(module: nn.Module, _: object, out: object, path: str = path) -> None:

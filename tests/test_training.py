@@ -76,7 +76,7 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(params, tmp_path
     with monkeypatch.context() as context:
         for steps in (3, 4):
             interrupt_after(context, steps)
-            with pytest.raises(InterruptedTrainingError, match="interrupted at step .* run again to resume"):
+            with pytest.raises(InterruptedTrainingError, match=r"interrupted at step .* run again to resume"):
                 run(params, tmp_path / "pieces")
     pieces = run(params, tmp_path / "pieces")
     assert same(whole.averaged, pieces.averaged) and same(whole.raw, pieces.raw)
