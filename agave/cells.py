@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agave.config import Params
+from agave.errors import UserError
 
 Kind = Literal["agave", "vae", "pixelcnn"]
 
@@ -61,10 +62,10 @@ def parse(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
         vae_kl_weight: the KL weight of the baseline "vae".
 
     Raises:
-        ValueError: no cell is named like this.
+        UserError: no cell is named like this.
     """
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ValueError(
+        raise UserError(
             f"'{name}' is no cell name; accepted: vae, pixelcnn, or kl_weight~W-levels~B-resolution~R, "
             "with -auxiliary~none at the end for the model without the auxiliary loss"
         )

@@ -28,8 +28,6 @@ class _Command(click.Command):
             return super().invoke(context)
         except UserError as error:
             raise click.ClickException(str(error)) from None
-        except ValueError as error:
-            raise click.ClickException(str(error)) from error
 
 
 class _Group(click.Group):

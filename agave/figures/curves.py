@@ -98,6 +98,7 @@ def _row(source: Results, cell: Cell, quantity: str, found: Estimate) -> Row:
     }
 
 
+SMOOTH = 9  # rows of a training history that are averaged; odd
 CURVES = {  # quantity: (label, colour, dashes); solid: bits/dim of a decoder; dashed: reconstruction terms
     "vae_bits_per_dim": ("VAE decoder", ORANGE, "-"),
     "vae_reconstruction": ("VAE reconstruction", ORANGE, "--"),
@@ -183,8 +184,8 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]], last: float)
         )
 
 
-def _caption(figure: Figure, source: Results, text: str) -> None:
-    lines = wrap(f"{text} Data: {source.data_set()}. Preset {source.preset}.", 0.97 * figure.get_figwidth(), SMALL)
+def _caption(figure: Figure, source: Results, text: str, data: str | None = None) -> None:
+    lines = wrap(f"{text} Data: {data or source.data_set()}. Preset {source.preset}.", 0.97 * figure.get_figwidth(), SMALL)
     figure.supxlabel("\n".join(lines), size=SMALL, color=GREY, x=0.01, ha="left")
 
 
@@ -208,6 +209,12 @@ def _figure_5b(source: Results) -> tuple[Figure, list[Row]]:
     shared = "" if len(source.params.grid.seeds) > 1 else " The images are the same for all models: these errors go up and down together."
     _caption(figure, source, f"Bars: {_error_note(source)}.{shared}")
     return figure, [_row(source, cell, "pixelcnn_bits_per_dim", one) for cell, one in zip(shown, found, strict=True)]
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """Running mean over SMOOTH neighbours, fewer at the ends."""
+    half = SMOOTH // 2
+    return [float(np.mean(values[max(0, i - half) : i + half + 1])) for i in range(len(values))]
 
 
 def _training(source: Results) -> tuple[Figure, list[Row]]:
@@ -242,7 +249,7 @@ def _training(source: Results) -> tuple[Figure, list[Row]]:
             for seed in seeds:
                 rows = histories[stage, model, seed]
                 steps = [source.number(paths[stage, model, seed], row, "step") for row in rows]
-                totals = [source.number(paths[stage, model, seed], row, "total") for row in rows]
+                totals = _smooth([source.number(paths[stage, model, seed], row, "total") for row in rows])
                 axes.plot(steps, totals, color=color, linewidth=1, label=label if seed == seeds[0] else None)
                 tops.append((min(totals), float(np.quantile(totals, 0.95))))
         if tops:
@@ -253,8 +260,11 @@ def _training(source: Results) -> tuple[Figure, list[Row]]:
         axes.set_xlabel("step")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_ylabel("bits/dim of x")
-    note = "Bound while training (batch averages): KL + PixelCNN reconstruction, or KL + VAE reconstruction for the VAE."
-    _caption(figure, source, f"{note} The start can lie above a panel." + (f" One line per seed ({len(seeds)})." if len(seeds) > 1 else ""))
+    note = (
+        "Bound on the training batches: KL + PixelCNN reconstruction, or KL + VAE reconstruction for the VAE; "
+        f"mean of {SMOOTH} neighbouring rows of history.csv. The start can lie above a panel."
+    )
+    _caption(figure, source, note + (f" One line per seed ({len(seeds)})." if len(seeds) > 1 else ""), "the training images")
     return figure, [
         {"stage": stage, "model": model, "seed": str(seed), **{column: row[column] for column in HISTORY_COLUMNS}}
         for (stage, model, seed), rows in histories.items()
