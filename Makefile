@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help demo test check bench schema format clean
+.PHONY: help demo test check bench schema docs format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,7 +31,7 @@ demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, witho
 	@echo "  results/$(PRESET)/tables/table1.md      Table 1 with our rows"
 
 test: .venv/installed  ## run the tests
-	pytest
+	pytest -n auto
 
 check: .venv/installed  ## format, lint, types, workflow
 	ruff format --check .
@@ -45,6 +45,9 @@ bench: .venv/installed  ## time and memory of each rule of the last run of PRESE
 
 schema: .venv/installed  ## write workflow/schemas/params.schema.json from agave/config.py
 	agave config --schema > workflow/schemas/params.schema.json
+
+docs: .venv/installed  ## write docs/deviations.md from the PAPER: comments
+	python docs/deviations.py
 
 format: .venv/installed  ## format the code
 	ruff check --fix .

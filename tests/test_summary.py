@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from agave import config
+from agave.bounds import objective
+from agave.cached import CachedPixelCNN
+from agave.model import AGAVE
+from agave.summary import report, summarize
+
+
+@pytest.fixture(scope="module")
+def document(root):
+    return config.read(root / "params.yaml")
+
+
+def test_full_size_networks_have_the_published_sizes(document):
+    summary = summarize(config.resolve(document, "paper"))
+    assert summary.parameters["PixelCNN++"] == 53_659_080
+    assert summary.parameters["VAE"] == 41_557_927 + 2  # three scales instead of one
+    assert summary.parameters["total"] == sum(v for k, v in summary.parameters.items() if k != "total")
+    # the arithmetic of R = 5, F = 160 at 32x32, 16x16 and 8x8 by hand gives about 24.2 G
+    assert summary.multiply_adds["PixelCNN++, unconditional"] / 1e9 == pytest.approx(24.2, rel=0.03)
+    assert 20 * 2**20 < summary.sampling_memory < 60 * 2**20
+    text = report(summary, "paper")
+    assert "53,659,080" in text and "1x100x32x32" in text
+
+
+def test_numbers_are_those_of_the_real_model(document):
+    """Parameters, and memory of the sampler's caches, against a model that is allocated."""
+    params = config.resolve(document, "tiny")
+    summary = summarize(params)
+    model = AGAVE(params.model, 16, resolution=16)
+    assert summary.parameters["total"] == sum(p.numel() for p in model.parameters())
+    with torch.inference_mode():
+        cache = CachedPixelCNN(model.pixelcnn, 1, 16, 16, torch.zeros(1, 3, 16, 16))
+    lower = sum(block.conv1.pixels.numel() + block.conv2.pixels.numel() for stage in (*cache.up, *cache.down) for block in stage[1])
+    assert summary.sampling_memory > 4 * lower
+
+
+def test_full_size_joint_model_runs_forward_and_backward(document):
+    """One image on the processor; everything is finite."""
+    params = config.resolve(document, "paper")
+    model = AGAVE(params.model, 32, resolution=32).train()
+    x = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    model.initialise(x, x, vae=True, pixelcnn=True)
+    terms = model(x, x)
+    loss = objective(terms, 12.0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
