@@ -93,12 +93,18 @@ class PixelCNNModel(Block):
     stream_channels: PositiveInt = Field(description="feature maps of the stream made from f(z)")
 
 
+class Likelihood(Block):
+    """The discretized logistic of the auxiliary image."""
+
+    tails: bool = Field(description="edge colour bins absorb the tails; false: Eq. 8 as printed")
+
+
 class Model(Block):
     """The two networks and how they are joined."""
 
     vae: VAEModel
     pixelcnn: PixelCNNModel
-    tails: bool = Field(description="edge colour bins absorb the tails; false: Eq. 8 as printed")
+    likelihood: Likelihood
     upsampling: Literal["bilinear", "nearest"] = Field(description="how a low-resolution f(z) is brought to the size of x")
     detach_features: bool = Field(description="ablation: stop the PixelCNN gradient at f(z)")
 

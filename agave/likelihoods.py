@@ -70,7 +70,7 @@ def discretized_logistic_log_prob(y_uint8: Tensor, mean: Tensor, log_scale: Tens
 
     Source: AGAVE paper, Eq. 8; Kingma et al. (2016), Eq. 22.
     """
-    # PAPER: Eq. 8 as printed loses the mass outside [0, 256]; by default the edge bins absorb it (model.tails).
+    # PAPER: Eq. 8 as printed loses the mass outside [0, 256]; by default the edge bins absorb it (model.likelihood.tails).
     index = quantize(y_uint8, levels)
     dtype = torch.promote_types(torch.promote_types(mean.dtype, log_scale.dtype), torch.float32)
     mean, log_scale = mean.to(dtype), log_scale.to(dtype)

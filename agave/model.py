@@ -102,7 +102,7 @@ class AGAVE(nn.Module):
         log_prob_y = None
         if y_uint8 is not None:
             parameters = self._for_likelihood(mean), self._for_likelihood(self.vae.log_scale)
-            log_prob_y = discretized_logistic_log_prob(y_uint8, *parameters, self.levels, self.options.tails).sum((1, 2, 3))
+            log_prob_y = discretized_logistic_log_prob(y_uint8, *parameters, self.levels, self.options.likelihood.tails).sum((1, 2, 3))
         return Terms(kl_maps.sum(1), log_prob_x, log_prob_y, free_bits(kl_maps, self.options.vae.free_bits))
 
     def log_prob_x(self, x_uint8: Tensor, features: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from agave.bounds import objective
 from agave.cached import CachedPixelCNN
 from agave.config import Params
 from agave.model import AGAVE
+from agave.pixelcnn import PixelCNN
 
 INNER = ("conv1", "conv2", "skip", "inject", "dropout", "h0", "h1", "mean", "log_deviation")  # layers too small to list
 
@@ -66,10 +67,9 @@ def summarize(params: Params) -> Summary:
             "PixelCNN++ with feature stream": _multiply_adds(lambda net=model.pixelcnn: net(unit, unit)),
         }
         adds["joint model, forward"] = adds["VAE"] + adds["PixelCNN++ with feature stream"]
-        training = _saved_bytes(model, x)
-        with torch.inference_mode():
-            cache = CachedPixelCNN(model.pixelcnn, 1, size, size, unit)
-        sampling = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache))
+        # what a second image adds: the effective weights are kept once, whatever the batch
+        training = _saved_bytes(model, x.expand(2, -1, -1, -1)) - _saved_bytes(model, x)
+        sampling = _cache_bytes(model.pixelcnn, 2, size) - _cache_bytes(model.pixelcnn, 1, size)
         shapes = list(_shapes(model, x))
     total = sum(parts.values())
     return Summary(parts | {"total": total}, adds, training, 5 * 4 * total, sampling, shapes)
@@ -127,8 +127,15 @@ def _saved_bytes(model: AGAVE, x: Tensor) -> int:
     return sum(size for _, size in kept.values())
 
 
+def _cache_bytes(pixelcnn: PixelCNN, batch: int, size: int) -> int:
+    """Bytes of the sampler's tensors for a batch, folded weights among them."""
+    with torch.inference_mode():
+        cache = CachedPixelCNN(pixelcnn, batch, size, size, torch.zeros(batch, 3, size, size))
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache))
+
+
 def _tensors(thing: object, seen: set[int] | None = None) -> Iterator[Tensor]:
-    """Every tensor that an object holds that is no parameter, each storage once."""
+    """Every tensor that an object holds that is neither a parameter nor a view, once."""
     seen = set() if seen is None else seen
     if id(thing) in seen:
         return
@@ -136,15 +143,14 @@ def _tensors(thing: object, seen: set[int] | None = None) -> Iterator[Tensor]:
     if isinstance(thing, nn.Module | nn.Parameter):
         return
     if isinstance(thing, Tensor):
-        base = thing._base if thing._base is not None else thing
-        if base is thing or id(base) not in seen:
-            seen.add(id(base))
-            yield base
+        if not thing._is_view():
+            yield thing
     elif isinstance(thing, list | tuple):
         for item in thing:
             yield from _tensors(item, seen)
     elif hasattr(thing, "__dict__"):
-        yield from _tensors(list(vars(thing).values()), seen)
+        for item in vars(thing).values():
+            yield from _tensors(item, seen)
 
 
 def _shapes(model: AGAVE, x: Tensor) -> Iterator[Shape]:

@@ -71,8 +71,8 @@ def test_a_wrong_value_is_named_with_what_is_accepted(document, dotted, value, m
 
 
 def test_an_incomplete_paper_preset_is_refused(document):
-    with pytest.raises(ConfigError, match=r"paper\.model\.tails: missing"):
-        config.resolve(change(document, "paper.model.tails", None, remove=True), "paper")
+    with pytest.raises(ConfigError, match=r"paper\.model\.likelihood\.tails: missing"):
+        config.resolve(change(document, "paper.model.likelihood.tails", None, remove=True), "paper")
 
 
 def test_wrong_preset_and_broken_files(tmp_path, document):

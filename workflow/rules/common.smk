@@ -63,7 +63,7 @@ def networks(cell):
     """The part of the block `model` that a cell depends on."""
     model = block("model")
     if not cell.has_pixelcnn:
-        return {key: model[key] for key in ("vae", "tails")}
+        return {key: model[key] for key in ("vae", "likelihood")}
     return model if cell.has_vae else {"pixelcnn": model["pixelcnn"]}
 
 
