@@ -23,6 +23,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 12
 
 demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, without a GPU)
+	@echo "Progress of the trainings: tail -f logs/$(PRESET)/*/*/*.log"
 	snakemake all --profile $(PROFILE) --config preset=$(PRESET)
 	@echo
 	@echo "Done. Look at"
