@@ -58,7 +58,7 @@ def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
         ("demo.joint.stepz", 1, "demo.joint.stepz: unknown key; accepted: steps, batch"),
         ("demo.jiont", {}, "demo.jiont: unknown key; accepted: prepare, model"),
         ("demo.joint.steps", 0, "demo.joint.steps: 0: .*greater than or equal to 1"),
-        ("demo.joint.warmup_steps", 1000, "warmup_steps 1000 .* exceed steps 350; accepted"),
+        ("demo.joint.warmup_steps", 1000, "warmup_steps 1000 .* exceed steps 300; accepted"),
         ("demo.prepare.source", "imagenet", "demo.prepare.source: 'imagenet': .*'cifar10', 'images' or 'photos'"),
         ("demo.model.vae.latent", 12, "hidden 32 and latent 12; accepted: one a multiple of the other"),
         ("demo.prepare.photos", {"smallest_crop": 300}, "smallest_crop 300 is larger than largest_crop 256"),
