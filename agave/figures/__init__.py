@@ -59,7 +59,7 @@ def inputs(name: str, params: Params) -> list[str]:
     if name == "2":
         return []
     if name == "training":
-        return [BOUNDS, *history_paths(params).values()]
+        return list(history_paths(params).values())
     if name in IMAGE_FIGURES:
         return [BOUNDS, *(samples_path(cell, params.grid.seeds[0]) for cell in figure_cells(name, params))]
     return [BOUNDS]
