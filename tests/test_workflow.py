@@ -104,6 +104,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 DRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 1}  # Figure 2 shows the model, no result
+REDRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 2}  # nor have the training curves changed
 IWAE_CELLS = expected("tiny")["evaluate_iwae"]
 GRID = expected("tiny")["joint_cell"]
 
@@ -114,7 +115,7 @@ GRID = expected("tiny")["joint_cell"]
         ("params.yaml", "preset: demo ", "preset: tiny ", {}),
         ("params.yaml", "kl_weights: [2, 8]", "kl_weights: [3, 8]", {"joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1} | DRAWN),
         ("params.yaml", "kl_weights: [2, 8]", "kl_weights: [8]", DRAWN),
-        ("params.yaml", "iwae_samples: 2", "iwae_samples: 3", {"evaluate_iwae": IWAE_CELLS} | DRAWN),
+        ("params.yaml", "iwae_samples: 2", "iwae_samples: 3", {"evaluate_iwae": IWAE_CELLS} | REDRAWN),
         ("params.yaml", "evaluate: {batch: 16", "evaluate: {batch: 8", {}),
         (
             "params.yaml",
