@@ -62,11 +62,12 @@ def choose_device(compute: Compute, override: str | None = None) -> torch.device
 
 
 def set_up(compute: Compute, device: str | None, threads: int | None) -> torch.device:
-    """Choose the device, pin the threads and ask for deterministic algorithms."""
+    """Choose the device, pin the threads, and ask a GPU for repeatable algorithms and full float32 precision."""
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = choose_device(compute, device)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # training convolves in bfloat16 there; what is reported is float32
     return chosen
 
 
