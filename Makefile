@@ -15,15 +15,17 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help demo test check bench schema docs format clean
+.PHONY: help install demo test check bench schema docs format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@echo "make TARGET [PRESET=demo]"
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 12
 
+install: .venv/installed  ## install what uv.lock says into .venv
+
 demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, without a GPU)
-	@echo "Progress of the trainings: tail -f logs/$(PRESET)/*/*/*.log"
+	@echo "Progress of a training: tail -F logs/$(PRESET)/pretrain/pixelcnn/seed~0.log"
 	snakemake all --profile $(PROFILE) --config preset=$(PRESET)
 	@echo
 	@echo "Done. Look at"
@@ -41,7 +43,7 @@ check: .venv/installed  ## format, lint, types, workflow
 	snakefmt --check --line-length 140 $(SNAKEFILES)
 	snakemake --lint
 
-bench: .venv/installed  ## time and memory of each rule of the last run of PRESET
+bench: .venv/installed  ## time and largest job of each step, from the logs of PRESET
 	python benchmarks/workflow.py --preset $(PRESET)
 
 schema: .venv/installed  ## write workflow/schemas/params.schema.json from agave/config.py

@@ -50,7 +50,7 @@ class Cell:
         return self.kind != "vae"
 
 
-NAME_PATTERN = r"vae|pixelcnn|kl_weight~[0-9.]+-levels~[0-9]+-resolution~[0-9]+(?:-auxiliary~none)?"
+NAME_PATTERN = r"vae|pixelcnn|kl_weight~[0-9]+(?:[.][0-9]+)?-levels~[0-9]+-resolution~[0-9]+(?:-auxiliary~none)?"
 
 
 def parse(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
@@ -74,12 +74,22 @@ def parse(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
     if name == "pixelcnn":
         return Cell("pixelcnn", resolution=image_size)
     values = dict(part.split("~") for part in name.split("-"))
-    return Cell(
+    cell = Cell(
         kl_weight=float(values["kl_weight"]),
         levels=int(values["levels"]),
         resolution=int(values["resolution"]),
         auxiliary="auxiliary" not in values,
     )
+    if cell.levels < 2 or 256 % cell.levels:
+        raise UserError(f"{name}: levels {cell.levels} does not divide 256; accepted: 2, 4, 8, 16, 32, 64, 128, 256")
+    check_resolution(cell.resolution, image_size)
+    return cell
+
+
+def check_resolution(resolution: int, image_size: int) -> None:
+    """Raise UserError unless y can have this resolution for x of this size (pixels)."""
+    if resolution not in (image_size, image_size // 2, image_size // 4):
+        raise UserError(f"resolution {resolution}; accepted: {image_size}, {image_size // 2} or {image_size // 4}")
 
 
 def baselines(params: Params) -> list[Cell]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -153,9 +152,3 @@ def identity(**parts: Any) -> str:
     """A short hash of everything that decides a training: the name of its state folder."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def remove_state(folder: Path) -> None:
-    """Delete a training's rolling state."""
-    for path in folder.glob("state-*.safetensors"):
-        os.unlink(path)

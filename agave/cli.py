@@ -158,6 +158,7 @@ def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) ->
 def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, **arguments: Any) -> None:
     """Train the VAE or the PixelCNN alone."""
     resolution = resolution or params.prepare.image_size
+    cells.check_resolution(resolution, params.prepare.image_size)
     blocks = _blocks(params, "model", "compute") | {"pretrain": getattr(params.pretrain, part).model_dump()}
     if _show(dry_run, blocks, part=part, resolution=resolution, **arguments):
         return

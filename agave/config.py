@@ -169,7 +169,11 @@ class Grid(Block):
         for levels in self.levels:
             if levels < 2 or 256 % levels:
                 raise ValueError(f"levels {levels} does not divide 256; accepted: 2, 4, 8, 16, 32, 64, 128, 256")
-        for name in ("kl_weights", "levels", "seeds"):
+        weights = [*self.kl_weights, self.levels_kl_weight, *(cell.kl_weight for cell in self.resolutions)]
+        for weight in [*weights, self.without_auxiliary_kl_weight or 0.0]:
+            if weight != round(weight, 6):
+                raise ValueError(f"KL weight {weight!r}; accepted: at most six decimals")
+        for name in ("kl_weights", "levels", "seeds", "resolutions"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} {values} names a value twice; accepted: distinct values")
@@ -227,6 +231,12 @@ class Params(Block):
                 raise ValueError(
                     f"prepare.image_size {size} is not divisible by {divisor}, which {name} needs; accepted: multiples of {divisor}"
                 )
+        if self.prepare.source == "cifar10" and size != 32:
+            raise ValueError(f"prepare.image_size {size}: the images of cifar10 have 32 pixels; accepted: 32")
+        tests = self.prepare.photos.test_crops if self.prepare.source == "photos" else self.prepare.test_images
+        for name, count in (("sample.images", self.sample.images), ("evaluate.iwae_images", self.evaluate.iwae_images)):
+            if tests is not None and count is not None and count > tests:
+                raise ValueError(f"{name} {count} is more than there are test images; accepted: at most {tests}")
         accepted = [size // 2, size // 4]
         for cell in self.grid.resolutions:
             if cell.resolution not in accepted:
@@ -291,9 +301,11 @@ def read(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing or no YAML mapping.
     """
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); accepted: a YAML file of presets") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):

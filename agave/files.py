@@ -43,9 +43,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(f"{path}: not written, the disk is full ({error.strerror}); what was there before is untouched") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise UserError(f"{path}: not written ({error.strerror}); accepted: a folder that can be written to") from error
-        raise
+        raise UserError(f"{path}: not written ({error.strerror or error}); accepted: a file in a folder that can be written to") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -40,6 +40,10 @@ class Progress:
             parts = [f"{self.label}: {self.done}/{self.total} {self.unit}s", f"{rate:.3g} {self.unit}s/s", f"{_clock(left)} left", note]
             print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """Print a line that stays, beside the bar or in the log."""
+        tqdm.write(f"{self.label}: {text}", file=sys.stderr)
+
     def __enter__(self) -> Progress:
         return self
 

@@ -190,7 +190,7 @@ def train(
                 skipped_in_a_row = 0
             else:
                 skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
-                progress.update(0, f"step {step} skipped: {_describe(row)}")
+                progress.say(f"update of step {step} skipped: {_describe(row)}")
             optimizer.zero_grad(set_to_none=True)
             step += 1
             if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:

@@ -61,6 +61,11 @@ def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
         ("demo.joint.warmup_steps", 1000, "warmup_steps 1000 .* exceed steps 300; accepted"),
         ("demo.prepare.source", "imagenet", "demo.prepare.source: 'imagenet': .*'cifar10', 'images' or 'photos'"),
         ("demo.model.vae.latent", 12, "hidden 32 and latent 12; accepted: one a multiple of the other"),
+        ("demo.grid.resolutions", [{"resolution": 8, "kl_weight": 1}] * 2, "resolutions .* names a value twice"),
+        ("demo.grid.kl_weights", [1e-7, 12], "KL weight 1e-07; accepted: at most six decimals"),
+        ("demo.sample.images", 201, "sample.images 201 is more than there are test images; accepted: at most 200"),
+        ("demo.evaluate.iwae_images", 999, "evaluate.iwae_images 999 is more than there are test images"),
+        ("demo.prepare", {"source": "cifar10", "image_size": 16}, "the images of cifar10 have 32 pixels; accepted: 32"),
         ("demo.prepare.photos", {"smallest_crop": 300}, "smallest_crop 300 is larger than largest_crop 256"),
     ],
 )
@@ -111,6 +116,25 @@ def test_every_number_of_the_paper_preset_has_a_comment_or_a_commented_block(roo
             missing.append(key)
     assert not missing
     assert yaml.safe_load(text)["preset"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kl_weight~1-levels~3-resolution~32", "levels 3 does not divide 256"),
+        ("kl_weight~1-levels~2-resolution~5", "resolution 5; accepted: 32, 16 or 8"),
+        ("kl_weight~1.2.3-levels~2-resolution~32", "is no cell name"),
+    ],
+)
+def test_cells_that_cannot_be_trained_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        cells.parse(name, 32)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "bytes.yaml").write_bytes(b"preset: \xff\xfe")
+    with pytest.raises(ConfigError, match="no UTF-8 text"):
+        config.load(tmp_path / "bytes.yaml")
 
 
 @pytest.mark.parametrize("name", ["kl_weight~1", "kl_weight~x-levels~2-resolution~32", "../joint", "VAE", ""])

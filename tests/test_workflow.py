@@ -146,6 +146,7 @@ def test_an_edit_plans_what_depends_on_it_and_nothing_else(finished: Path, file:
         ("iwae_samples: 2", "iwae_sample: 2", "preset=tiny", "tiny.evaluate.iwae_sample: unknown key; accepted: batch, iwae_samples"),
         ("levels: [256, 32]", "levels: [256, 33]", "preset=demo", "tiny.grid: levels 33 does not divide 256; accepted: 2, 4"),
         ("", "", "preset=huge", "there is no preset 'huge'; accepted: paper, study, demo, tiny"),
+        ("", "", "images=absent.npz", "images absent.npz: there is no such file or folder; accepted: an .npz"),
         ("", "", "presets=demo", "--config presets=...: not accepted; accepted: preset=NAME"),
     ],
 )

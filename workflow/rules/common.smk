@@ -27,6 +27,11 @@ def checked_parameters():
                 f"--config {changed[0]}=...: not accepted; accepted: preset=NAME and images=PATH. Everything else is set in params.yaml"
             )
         chosen = parameters.resolve(config)
+        path = config.get("images") or (chosen.prepare.path if chosen.prepare.source == "images" else None)
+        if path and not os.path.exists(path):
+            raise parameters.ConfigError(
+                f"images {path}: there is no such file or folder; accepted: an .npz or .npy file, or a folder of images"
+            )
         for preset in own:
             parameters.resolve(config, preset)
         return chosen
