@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ from agave.noise import POSTERIOR, keyed_noise
 from agave.progress import Progress
 from agave.provenance import Record
 from agave.runs import Place, images_to_tensor, load_model, set_up
+from agave.tabular import write_csv
 from agave.vae import BottomUp
 
 Array = NDArray[np.float64]
@@ -155,7 +154,7 @@ def evaluate(params: Params, cell: Cell, seed: int, data: Path, weights: Path, o
         values = one_sample_terms(model, x_uint8, y_uint8, label=f"evaluate {cell.name} seed {seed}", **common)
         row |= bound_columns(values, dimensions, 3 * cell.resolution**2)
         files = [output / "bound.csv", output / "per_image.npz"]
-    write_row(files[0], row)
+    write_csv(files[0], [row])
     with atomic_write(files[1]) as temporary, temporary.open("wb") as file:
         np.savez(file, **values)  # type: ignore[arg-type]
     record.write(output / ("iwae.json" if iwae else "bound.json"), files, threads=torch.get_num_threads())
@@ -208,13 +207,3 @@ def _describe(cell: Cell, seed: int, data_set: str, images: int) -> dict[str, An
         "data_set": data_set,
         "images": images,
     }
-
-
-def write_row(path: Path, row: dict[str, Any]) -> None:
-    """Write a csv of one row; None is empty, floats have nine significant digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(row)
-    writer.writerow("" if v is None else f"{v:.9g}" if isinstance(v, float) else v for v in row.values())
-    with atomic_write(path) as temporary:
-        temporary.write_text(text.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from agave.cells import Cell
 from agave.config import Params
 from agave.errors import UserError
-from agave.files import atomic_write
 
 Row = dict[str, str]
 
@@ -144,15 +143,3 @@ class Results:
             if arrays[key].dtype != np.uint8 or arrays[key].ndim != 4 or arrays[key].shape[3] != 3 or not len(arrays[key]):
                 raise self.wrong(path, f"{key} is {arrays[key].dtype} {arrays[key].shape}; accepted: uint8 (N, H, W, 3)")
         return arrays
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write rows of text as csv, columns in the order of the first row, whole or not at all.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written to.
-    """
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +17,10 @@ from agave.cells import Cell
 from agave.checkpoints import RollingState, identity, load_weights, read_metadata, read_tensors, write_tensors
 from agave.config import Compute, Model, Params, Training
 from agave.errors import UserError
-from agave.files import atomic_write, sha256
+from agave.files import sha256
 from agave.model import AGAVE
 from agave.provenance import Record
+from agave.tabular import write_csv
 from agave.training import Objective, Stop, train
 
 FORMAT = "agave-model-1"
@@ -207,21 +206,10 @@ def _run(
     metadata = {"format": FORMAT, "step": step, **blocks}
     write_tensors(output / "model.safetensors", result.averaged, metadata | {"weights": "averaged"})
     write_tensors(output / "raw.safetensors", result.raw, metadata | {"weights": "raw"})
-    write_history(output / "history.csv", result.history)
+    write_csv(output / "history.csv", result.history)
     files = [output / name for name in ("model.safetensors", "raw.safetensors", "history.csv")]
     parameters = sum(tensor.numel() for tensor in result.raw.values())
     record.write(output / "run.json", files, threads=torch.get_num_threads(), parameters=parameters, skipped=result.skipped)
-
-
-def write_history(path: Path, history: list[dict[str, float | int | None]]) -> None:
-    """Write training history as csv; absent terms are empty, numbers have nine significant digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(history[0])
-    for row in history:
-        writer.writerow("" if v is None else v if isinstance(v, int) else f"{v:.9g}" for v in row.values())
-    with atomic_write(path) as temporary:
-        temporary.write_text(text.getvalue())
 
 
 def _load_part(model: AGAVE, name: str, path: Path) -> None:

@@ -11,7 +11,8 @@ from agave import cells
 from agave.cells import Cell
 from agave.config import Params
 from agave.files import atomic_write
-from agave.results import BOUND_COLUMNS, BOUNDS, IWAE, IWAE_COLUMNS, Results, Row, bound_path, iwae_path, write_csv
+from agave.results import BOUND_COLUMNS, BOUNDS, IWAE, IWAE_COLUMNS, Results, Row, bound_path, iwae_path
+from agave.tabular import write_csv
 
 PUBLISHED_DATA_SET = "CIFAR-10 test"
 PUBLISHED_IMAGES = 10_000

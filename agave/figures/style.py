@@ -16,7 +16,8 @@ from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
 from agave.files import atomic_write
-from agave.results import Results, write_csv
+from agave.results import Results
+from agave.tabular import write_csv
 
 TEXT = 8.0  # points
 SMALL = 7.0
