@@ -117,6 +117,7 @@ class _PixelBlock:
             injection = block.inject(feature) + block.conv2.bias.view(1, -1, 1, 1)  # type: ignore[union-attr]
             self.injection = injection.permute(2, 3, 0, 1).contiguous()  # (H, W, B, 2F)
 
+    @torch.no_grad()
     def start_row(self, u: Tensor) -> None:
         """Take the row (B, F, 1, W) of the vertical stream that this row of pixels reads."""
         self.from_u = _by_pixel(F.conv2d(concat_elu(u), self.u_weight, self.row_bias))
@@ -151,6 +152,7 @@ class CachedPixelCNN:
         ValueError: a shape does not fit the model.
     """
 
+    @torch.no_grad()
     def __init__(self, model: PixelCNN, batch: int, height: int, width: int, features: Tensor | None = None) -> None:
         model.check((batch, 3, height, width), features)
         like = model.out.gain
@@ -230,6 +232,7 @@ class CachedPixelCNN:
                 rows = F.conv_transpose2d(u, weight, layer.bias, stride=2, output_padding=(0, 1))  # (B, F, 2, 2W + 2)
                 self.upsized[s - 1] = (rows[:, :, :, 1:-1], self.upsized[s - 1][1])
 
+    @torch.no_grad()
     def logits(self, column: int) -> Tensor:
         """Logits (B, 10 K) of the pixel at this column of the current row."""
         row, depth = self.row, self._active(self.row, column)
@@ -258,11 +261,13 @@ class CachedPixelCNN:
                 self.upsized[s - 1][1][:, fine : fine + 2] = four.permute(1, 2, 0, 3)
         return torch.addmm(self.out_bias, F.elu(ul), self.out_matrix)
 
+    @torch.no_grad()
     def write(self, column: int, pixel: Tensor) -> None:
         """Set the pixel (B, 3), in [-1, 1], that the following ones see."""
         self.image[:, :3, self.row + 2, column] = pixel
         self.image[:, 3, self.row + 2, column] = 1.0
 
+    @torch.no_grad()
     def end_row(self) -> None:
         """Make the row just finished the row above."""
         for s in range(self._depth + 1):

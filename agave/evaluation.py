@@ -154,6 +154,10 @@ def evaluate(params: Params, cell: Cell, seed: int, data: Path, weights: Path, o
         values = one_sample_terms(model, x_uint8, y_uint8, label=f"evaluate {cell.name} seed {seed}", **common)
         row |= bound_columns(values, dimensions, 3 * cell.resolution**2)
         files = [output / "bound.csv", output / "per_image.npz"]
+    for term, nats in values.items():
+        if not np.isfinite(nats).all():
+            wrong = int(np.flatnonzero(~np.isfinite(nats))[0])
+            raise UserError(f"{cell.name}: {term} of test image {wrong} is {nats[wrong]}; accepted: finite values. Nothing was written")
     write_csv(files[0], [row])
     with atomic_write(files[1]) as temporary, temporary.open("wb") as file:
         np.savez(file, **values)  # type: ignore[arg-type]

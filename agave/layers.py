@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -138,6 +138,7 @@ class MaskedConv2d(WeightNormConv2d):
         in_channels: of the input.
         out_channels: of the output; one of the two is a multiple of the other.
         strict: whether a value is hidden from itself.
+        init_gain_exponent: see `WeightNormConv2d`.
 
     Raises:
         ValueError: neither number of channels is a multiple of the other.
@@ -147,11 +148,11 @@ class MaskedConv2d(WeightNormConv2d):
 
     mask: Tensor
 
-    def __init__(self, in_channels: int, out_channels: int, *, strict: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, strict: bool, init_gain_exponent: float = 1.0) -> None:
         groups = min(in_channels, out_channels)
         if max(in_channels, out_channels) % groups:
             raise ValueError(f"{in_channels} and {out_channels} channels; accepted: one a multiple of the other")
-        super().__init__(in_channels, out_channels, (3, 3), padding=(1, 1, 1, 1), log_gain=True)
+        super().__init__(in_channels, out_channels, (3, 3), padding=(1, 1, 1, 1), log_gain=True, init_gain_exponent=init_gain_exponent)
         mask = torch.zeros(out_channels, in_channels, 3, 3)
         mask[:, :, 1, 2] = 1
         mask[:, :, 2, :] = 1
@@ -197,6 +198,11 @@ def right_shift(x: Tensor) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Bring half-precision values, as autocast makes them, to float32; leave float32 and float64."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off for the device of x: what a likelihood is given is never rounded to half precision."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
 def concat_elu(x: Tensor) -> Tensor:

@@ -138,7 +138,8 @@ class AGAVE(nn.Module):
         if self.vae is not None:
             mean, _ = self.vae.decode(self.vae.encode(x_uint8), x_uint8.shape[0], self.vae.noise())
             features = self.features(mean)
+        x = scale_to_unit(x_uint8, self.pixelcnn.out.gain.dtype)
         if pixelcnn:
-            self.pixelcnn.initialise(scale_to_unit(x_uint8), features)
+            self.pixelcnn.initialise(x, features)
         elif features is not None:
-            self.pixelcnn.initialise_stream(scale_to_unit(x_uint8), features)
+            self.pixelcnn.initialise_stream(x, features)

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from agave.layers import (
     WeightNormConv2d,
+    at_least_float32,
     concat_elu,
     data_dependent_initialisation,
     down_conv,
     down_right_conv,
     down_shift,
+    full_precision,
     nin,
     right_shift,
 )
@@ -238,7 +240,8 @@ class PixelCNN(nn.Module):
                 skip_u, skip_ul = skips.pop()
                 u = block_u(u, skip_u, phi)
                 ul = block_ul(ul, torch.cat((u, skip_ul), dim=1), phi)
-        return self.out(F.elu(ul))  # type: ignore[no-any-return]
+        with full_precision(ul):
+            return self.out(F.elu(at_least_float32(ul)))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def initialise(self, x: Tensor, features: Tensor | None = None) -> None:

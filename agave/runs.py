@@ -93,7 +93,10 @@ def load_model(path: Path, options: Model, image_size: int, cell: Cell) -> AGAVE
     Raises:
         UserError: the file is missing, damaged, or of another architecture than the parameters say.
     """
-    _check_metadata(path, cell)
+    stored = _check_metadata(path, cell)["model"]
+    for key in ("upsampling", "likelihood", "detach_features"):  # what no shape of a weight shows
+        if stored[key] != options.model_dump()[key]:
+            raise UserError(f"{path}: trained with model.{key} {stored[key]}; accepted: {options.model_dump()[key]}, as the parameters say")
     model = make_model(options, image_size, cell)
     load_weights(model, read_tensors(path), path)
     return model

@@ -200,9 +200,9 @@ def train(
                 )
             note = ""
             if step % interval == 0 or step == options.steps:
-                means = (sums[:-1] / sums[-1].clamp(min=1)).tolist()
+                means = (sums[:-1] / sums[-1]).tolist() if sums[-1] > 0 else None
                 history.append(_history_row(step, means, terms, learning_rate(options, step - 1), skipped))
-                note = f"{means[3]:.3f} bits/dim"
+                note = _last_note(history)
                 sums.zero_()
             progress.update(1, note or _last_note(history))
             expired = stop.time_limit is not None and time.monotonic() - began > stop.time_limit
@@ -243,8 +243,9 @@ def _bits(terms: Terms, dimensions: int) -> list[Tensor]:
     return [kl, y, x, kl + (x if terms.log_prob_x is not None else y)]
 
 
-def _history_row(step: int, means: list[float], terms: Terms, rate: float, skipped: int) -> dict[str, float | int | None]:
-    kl, y, x, total, norm = means
+def _history_row(step: int, means: list[float] | None, terms: Terms, rate: float, skipped: int) -> dict[str, float | int | None]:
+    found: list[float | None] = [*means] if means is not None else [None] * 5  # None: every update since the last row was skipped
+    kl, y, x, total, norm = found
     return {
         "step": step,
         "kl": kl if terms.log_prob_y is not None else None,
@@ -262,7 +263,8 @@ def _describe(row: Tensor) -> str:
 
 
 def _last_note(history: list[dict[str, float | int | None]]) -> str:
-    return f"{history[-1]['total']:.3f} bits/dim" if history else ""
+    total = history[-1]["total"] if history else None
+    return "" if total is None else f"{total:.3f} bits/dim"
 
 
 def _clean(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agave.layers import MaskedConv2d, WeightNormConv2d, at_least_float32, data_dependent_initialisation
+from agave.layers import MaskedConv2d, WeightNormConv2d, at_least_float32, data_dependent_initialisation, full_precision
 
 Noise = Callable[[int, tuple[int, ...]], Tensor]
 """Standard normal noise for a stochastic layer: (index of the layer in generation order, shape) -> tensor of that shape."""
@@ -34,12 +34,12 @@ class AutoregressiveNet(nn.Module):
     Source: Kingma et al. (2016), section 3 and appendix C.
     """
 
-    def __init__(self, latent: int, hidden: int) -> None:
+    def __init__(self, latent: int, hidden: int, exponent: float = 1.0) -> None:
         super().__init__()
-        self.h0 = MaskedConv2d(latent, hidden, strict=False)
-        self.h1 = MaskedConv2d(hidden, hidden, strict=False)
-        self.mean = MaskedConv2d(hidden, latent, strict=True)
-        self.log_deviation = MaskedConv2d(hidden, latent, strict=True)
+        self.h0 = MaskedConv2d(latent, hidden, strict=False, init_gain_exponent=exponent)
+        self.h1 = MaskedConv2d(hidden, hidden, strict=False, init_gain_exponent=exponent)
+        self.mean = MaskedConv2d(hidden, latent, strict=True, init_gain_exponent=exponent)
+        self.log_deviation = MaskedConv2d(hidden, latent, strict=True, init_gain_exponent=exponent)
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Z (B, latent, H, W), context (B, hidden, H, W) -> mean and log-deviation, both (B, latent, H, W)."""
@@ -82,7 +82,7 @@ class StochasticLayer(nn.Module):
         self.up_in = conv(hidden, 2 * latent + 2 * hidden, down=halve)
         self.up_out = conv(hidden, hidden)
         self.down_in = conv(hidden, 4 * latent + 2 * hidden)
-        self.flow = AutoregressiveNet(latent, hidden)
+        self.flow = AutoregressiveNet(latent, hidden, exponent)
         self.down_out = conv(hidden + latent, hidden, up=halve)
 
     def bottom_up(self, h: Tensor) -> tuple[Tensor, BottomUp]:
@@ -111,8 +111,8 @@ class StochasticLayer(nn.Module):
             z = prior_mean + torch.exp(prior_log_deviation) * noise
             kl = torch.zeros(z.shape[:2], dtype=z.dtype, device=z.device)
         else:
-            mean = at_least_float32(mean + below.mean)
-            log_deviation = at_least_float32(log_deviation + below.log_deviation)
+            mean = at_least_float32(mean) + at_least_float32(below.mean)
+            log_deviation = at_least_float32(log_deviation) + at_least_float32(below.log_deviation)
             z0 = mean + torch.exp(log_deviation) * noise
             flow_mean, flow_log_deviation = map(at_least_float32, self.flow(z0, context + below.context))
             z = (z0 - flow_mean) * torch.exp(-flow_log_deviation)
@@ -216,7 +216,8 @@ class VAE(nn.Module):
             record = records[len(self.layers) - 1 - index] if records is not None else None
             h, kl = layer.top_down(h, record, noise(index, shape))  # type: ignore[operator]
             kl_maps.append(kl)
-        mean = (at_least_float32(self.head(F.elu(h))) + 0.5) * 256
+        with full_precision(h):
+            mean = (self.head(F.elu(at_least_float32(h))) + 0.5) * 256
         # PAPER: the published VAE clips its mean, which blocks gradients at black and white; here the likelihood sees it unclipped.
         return mean, torch.cat(kl_maps, dim=1)
 

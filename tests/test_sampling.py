@@ -61,6 +61,16 @@ def test_sampling_leaves_the_training_mode():
     assert model.training
 
 
+def test_logits_are_float32_under_half_precision():
+    model, x, f = network()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        half = model(scale_to_unit(x), f)
+    with torch.no_grad():
+        full = model(scale_to_unit(x), f)
+    assert half.dtype == torch.float32 and not torch.equal(half, half.bfloat16().float())
+    assert 0 < (half - full).abs().max() < 0.2
+
+
 def test_features_steer_the_samples():
     """The images of different features differ although the noise is the same."""
     model, _, f = network()
