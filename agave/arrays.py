@@ -6,6 +6,7 @@ import hashlib
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agave.errors import UserError
+from agave.files import atomic_write
 
 # What np.load raises for a damaged file, its header or its zip container.
 DAMAGE = (
@@ -93,6 +95,16 @@ def read_array_file(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: there is no such file") from error
     except (*DAMAGE, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a whole .npz file ({error})") from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays as one .npz file, whole or not at all. Same content, same bytes.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
+    """
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def digest(array: NDArray[Any]) -> str:

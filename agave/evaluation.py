@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agave.arrays import load as load_images
+from agave.arrays import write_npz
 from agave.auxiliary import auxiliary_image
 from agave.bounds import StreamingLogMeanExp
 from agave.cells import Cell
 from agave.config import Params
 from agave.errors import UserError
-from agave.files import atomic_write
 from agave.likelihoods import bits_per_dim
 from agave.model import AGAVE
 from agave.noise import POSTERIOR, keyed_noise
@@ -159,8 +159,7 @@ def evaluate(params: Params, cell: Cell, seed: int, data: Path, weights: Path, o
             wrong = int(np.flatnonzero(~np.isfinite(nats))[0])
             raise UserError(f"{cell.name}: {term} of test image {wrong} is {nats[wrong]}; accepted: finite values. Nothing was written")
     write_csv(files[0], [row])
-    with atomic_write(files[1]) as temporary, temporary.open("wb") as file:
-        np.savez(file, **values)  # type: ignore[arg-type]
+    write_npz(files[1], values)
     record.write(output / ("iwae.json" if iwae else "bound.json"), files, threads=torch.get_num_threads())
 
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agave.arrays import load as load_images
+from agave.arrays import write_npz
 from agave.cached import CachedPixelCNN
 from agave.cells import Cell
 from agave.config import Params
 from agave.errors import UserError
-from agave.files import atomic_write
 from agave.likelihoods import sample_discretized_logistic, sample_mixture
 from agave.model import AGAVE, scale_to_unit
 from agave.noise import PIXELS, PIXELS_GIVEN_POSTERIOR, PIXELS_GIVEN_PRIOR, POSTERIOR, PRIOR, keyed_noise, keyed_uniforms
@@ -135,8 +135,7 @@ def draw(params: Params, cell: Cell, seed: int, data: Path, weights: Path, outpu
         for name, tensor in piece.items():
             parts.setdefault(name, []).append(tensor)
     arrays = {name: _to_array(torch.cat(tensors)) for name, tensors in parts.items()}
-    with atomic_write(output / "samples.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_npz(output / "samples.npz", arrays)
     record.write(output / "samples.json", [output / "samples.npz"], threads=torch.get_num_threads())
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save as dump_tensors
 
-from agave.arrays import read_array_file
+from agave.arrays import read_array_file, write_npz
 from agave.cells import Cell
 from agave.checkpoints import read_tensors, write_tensors
 from agave.config import Params
@@ -73,12 +72,11 @@ def export_pixelcnn(params: Params, model: Path, output: Path) -> None:
     network = load_model(model, params.model, size, Cell("pixelcnn", resolution=size)).pixelcnn
     assert network is not None
     arrays = {name: tensor.contiguous() for name, tensor in published_weights(network).items()}
+    if output.suffix == ".npz":
+        write_npz(output, {name: tensor.numpy() for name, tensor in arrays.items()})
+        return
     with atomic_write(output) as temporary:
-        if output.suffix == ".npz":
-            with temporary.open("wb") as file:
-                np.savez(file, **{name: tensor.numpy() for name, tensor in arrays.items()})  # type: ignore[arg-type]
-        else:
-            temporary.write_bytes(dump_tensors(arrays))
+        temporary.write_bytes(dump_tensors(arrays))
 
 
 def _read(path: Path) -> dict[str, Any]:
