@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from agave.activations import NO_PADDING, Padding
+
+Result = TypeVar("Result")
 
 
 class WeightNormConv2d(nn.Module):
@@ -39,7 +45,7 @@ class WeightNormConv2d(nn.Module):
         kernel: tuple[int, int],
         *,
         stride: int = 1,
-        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        padding: Padding = NO_PADDING,
         transposed: bool = False,
         init_scale: float = 1.0,
         log_gain: bool = False,
@@ -92,21 +98,30 @@ class WeightNormConv2d(nn.Module):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve (B, in, H, W); stride 2 halves H and W, transposed doubles them."""
-        if self.initialising:
-            return self._initialise(x)
-        return self._convolve(x, self.weight(), self.bias)
+    def forward(self, x: Tensor, padded: bool = False) -> Tensor:
+        """Convolve (B, in, H, W); stride 2 halves H and W, transposed doubles them.
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        left, right, top, bottom = self.padding
+        Args:
+            x: the input.
+            padded: whether the zeros of `padding` already surround it.
+        """
+        padding = NO_PADDING if padded else self.padding
+        if self.initialising:
+            return self._initialise(x, padding)
+        return self._convolve(x, self.weight(), self.bias, padding)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Padding) -> Tensor:
+        left, right, top, bottom = padding
         if self.transposed:
             height, width = (self.stride * n for n in x.shape[2:])
+            if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # half precision runs five times slower there
+                with full_precision(x):
+                    return self._convolve(at_least_float32(x), weight, bias, padding)
             out = F.conv_transpose2d(x, weight, bias, stride=self.stride, output_padding=self.stride - 1)
             return out[:, :, top : top + height, left : left + width]
         if left == right and top == bottom:
             return F.conv2d(x, weight, bias, stride=self.stride, padding=(top, left))
-        return F.conv2d(F.pad(x, self.padding), weight, bias, stride=self.stride)
+        return F.conv2d(F.pad(x, padding), weight, bias, stride=self.stride)
 
     def _per_output(self, values: Tensor) -> Tensor:
         shape = [1, 1, 1, 1]
@@ -114,10 +129,10 @@ class WeightNormConv2d(nn.Module):
         return values.view(shape)
 
     @torch.no_grad()
-    def _initialise(self, x: Tensor) -> Tensor:
+    def _initialise(self, x: Tensor, padding: Padding) -> Tensor:
         """Set gain and bias so that the output has mean 0 and standard deviation init_scale on this batch; return that output."""
         self.gain.fill_(0.0 if self.log_gain else 1.0)
-        out = self._convolve(x, self.weight(), None)
+        out = self._convolve(x, self.weight(), None, padding)
         mean, variance = out.mean((0, 2, 3)), out.var((0, 2, 3), correction=0)
         # an input of zeros (the learned top of the VAE) says nothing about the scale: the layer keeps unit variance per unit norm
         deviation = torch.where(variance > 1e-8, torch.sqrt(variance + 1e-10), 1.0)
@@ -125,7 +140,7 @@ class WeightNormConv2d(nn.Module):
         self.gain.copy_(torch.log(gain) if self.log_gain else gain)
         if self.bias is not None:
             self.bias.copy_(-mean * gain)
-        return self._convolve(x, self.weight(), self.bias)
+        return self._convolve(x, self.weight(), self.bias, padding)
 
 
 class MaskedConv2d(WeightNormConv2d):
@@ -205,9 +220,16 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
-def concat_elu(x: Tensor) -> Tensor:
-    """elu([x, -x]) along channels: (B, C, ...) -> (B, 2C, ...)."""
-    return F.elu(torch.cat((x, -x), dim=1))
+class Checkpointed(nn.Module):
+    """A module whose activations may be computed again in the backward pass instead of being kept."""
+
+    checkpointing = False
+
+    def again(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a method of this module, keeping only its arguments and results if `checkpointing` is set."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Everything is in nats; `bits_per_dim` is the one place that divides.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from agave.auxiliary import quantize
 
@@ -34,20 +35,41 @@ def bits_per_dim(nats: Nats, dimensions: int) -> Nats:
     return nats / (dimensions * math.log(2))
 
 
-def _log_bin_mass(lower: Tensor, upper: Tensor, log_width: Tensor, first: Tensor, last: Tensor) -> Tensor:
+class _LogBinMass(torch.autograd.Function):
     """log(sigmoid(upper) - sigmoid(lower)), with the lower edge at -inf where `first`, the upper at +inf where `last`.
 
     log sigmoid(upper) + log sigmoid(-lower) + log(1 - exp(-(upper - lower))): no difference of nearly equal numbers, so
     it is exact far from the mean, and its gradient too. The width is given by its logarithm because upper - lower cancels
-    for large values and underflows for large scales.
+    for large values and underflows for large scales. One function with its gradient: the parts need not be kept.
     """
-    # log(1 - exp(-w)) -> log w for w -> 0: below exp(-12) the next term of the series, -w/2, is under float32 rounding
-    tiny = log_width < -12.0
-    width = torch.exp(torch.where(tiny, 0.0, log_width.clamp(max=80.0)))
-    log_interior = torch.where(tiny, log_width, torch.log(-torch.expm1(-width)))
-    zero = torch.zeros((), dtype=lower.dtype, device=lower.device)
-    log_mass = torch.where(last, zero, F.logsigmoid(upper)) + torch.where(first, zero, F.logsigmoid(-lower))
-    return log_mass + torch.where(first | last, zero, log_interior)
+
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, upper: Tensor, log_width: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        # 1 - exp(-w) = 2 t / (1 + t) with t = tanh(w / 2) keeps all digits for any w, and needs no slow expm1
+        t = torch.tanh(0.5 * torch.exp(log_width.clamp(max=80.0)))
+        log_interior = torch.log(2.0 * t / (1.0 + t))
+        ctx.save_for_backward(lower, upper, log_width, log_interior, first, last)
+        log_mass = _log_sigmoid(upper).masked_fill_(last, 0.0) + _log_sigmoid(-lower).masked_fill_(first, 0.0)
+        return log_mass + log_interior.masked_fill(first | last, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        lower, upper, log_width, log_interior, first, last = ctx.saved_tensors
+        grad_upper = (grad * torch.sigmoid(-upper)).masked_fill_(last, 0.0)
+        grad_lower = (grad * torch.sigmoid(lower)).masked_fill_(first, 0.0)
+        # d log(1 - exp(-w)) / d log w = w exp(-w) / (1 - exp(-w))
+        slope = torch.exp(log_width.clamp(max=80.0)) * (torch.exp(-log_interior) - 1.0)
+        return -grad_lower, grad_upper, (grad * slope).masked_fill_(first | last, 0.0), None, None
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    """Like F.logsigmoid but in operations that run as vectors: off by at most one rounding of 1."""
+    return x.clamp(max=0.0) - torch.log(1.0 + torch.exp(-x.abs()))
+
+
+def _log_bin_mass(lower: Tensor, upper: Tensor, log_width: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    return _LogBinMass.apply(lower, upper, log_width, first, last)  # type: ignore[no-any-return]
 
 
 def discretized_logistic_log_prob(y_uint8: Tensor, mean: Tensor, log_scale: Tensor, levels: int = 256, tails: bool = True) -> Tensor:
@@ -100,8 +122,10 @@ def split_logits(logits: Float[Tensor, "b c *s"]) -> tuple[Tensor, Tensor, Tenso
     if channels % 10:
         raise ValueError(f"logits have {channels} channels; accepted: a multiple of 10 (10 per mixture component)")
     mixtures = channels // 10
-    groups = logits[:, mixtures:].reshape(batch, 3, 3, mixtures, *space)  # (B, colour, [mean, log-scale, coefficient], K, ...)
-    return logits[:, :mixtures], groups[:, :, 0], groups[:, :, 1], groups[:, :, 2]
+    weights, others = torch.split(logits, [mixtures, 9 * mixtures], dim=1)
+    groups = others.reshape(batch, 3, 3, mixtures, *space)  # (B, colour, [mean, log-scale, coefficient], K, ...)
+    means, log_scales, coefficients = groups.unbind(2)
+    return weights, means, log_scales, coefficients
 
 
 def _component_bins(logits: Tensor, x_uint8: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,14 +134,8 @@ def _component_bins(logits: Tensor, x_uint8: Tensor) -> tuple[Tensor, Tensor, Te
     coefficients = torch.tanh(coefficients)
     x = (x_uint8.to(logits.dtype) - 127.5) / 127.5
     red, green = x[:, 0:1], x[:, 1:2]
-    means = torch.stack(
-        (
-            means[:, 0],
-            means[:, 1] + coefficients[:, 0] * red,
-            means[:, 2] + coefficients[:, 1] * red + coefficients[:, 2] * green,
-        ),
-        dim=1,
-    )
+    (of_red, of_green, of_blue), (red_green, red_blue, green_blue) = means.unbind(1), coefficients.unbind(1)
+    means = torch.stack((of_red, of_green + red_green * red, of_blue + red_blue * red + green_blue * green), dim=1)
     centred = x.unsqueeze(2) - means
     return F.log_softmax(mixture_logits, dim=1), centred, log_scales.clamp(min=LOG_SCALE_MIN)
 
@@ -128,7 +146,7 @@ def _prepare_mixture(logits: Tensor, x_uint8: Tensor) -> Tensor:
             f"x_uint8 is {x_uint8.dtype} {tuple(x_uint8.shape)} for logits {tuple(logits.shape)}; "
             "accepted: integers (B, 3, H, W) of the same H, W"
         )
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()  # each parameter of a pixel by itself
 
 
 def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b 3 h w"] | Tensor) -> Tensor:
@@ -180,7 +198,11 @@ def mixture_log_prob_thresholded(logits: Float[Tensor, "b c h w"], x_uint8: Tens
 
 
 def sample_mixture(
-    logits: Float[Tensor, "b c"], mixture_uniforms: Float[Tensor, "b k"], uniforms: Float[Tensor, "b 3"], round_pixels: bool = True
+    logits: Float[Tensor, "b c"],
+    mixture_uniforms: Float[Tensor, "b k"],
+    uniforms: Float[Tensor, "b 3"],
+    round_pixels: bool = True,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Draw one pixel per row from the mixture of logistics.
 
@@ -190,6 +212,7 @@ def sample_mixture(
         uniforms: (B, 3), in (0, 1): one per colour channel.
         round_pixels: round each channel to its 8-bit value before the next one uses it: exactly the discretized law.
             False leaves the values unrounded as the published sampler does.
+        temperature: divides the mixture logits and multiplies the scales; 1 is the law of the model, towards 0 its likeliest component.
 
     Returns:
         (B, 3) in [-1, 1].
@@ -197,21 +220,23 @@ def sample_mixture(
     Source: Salimans et al. (2017), published sampler.
     """
     # PAPER: the published sampler feeds unrounded values back, which the network never saw in training; ours rounds (sample.round_pixels).
-    mixture_logits, means, log_scales, coefficients = split_logits(logits)
-    component = torch.argmax(mixture_logits - torch.log(-torch.log(mixture_uniforms)), dim=1)
-    index = component[:, None, None].expand(-1, 3, 1)  # (B, 3, 1)
-    means, log_scales, coefficients = (t.gather(2, index).squeeze(2) for t in (means, log_scales, coefficients))
-    coefficients = torch.tanh(coefficients)
-    noise = torch.exp(log_scales.clamp(min=LOG_SCALE_MIN)) * torch.logit(uniforms)
+    mixtures = mixture_uniforms.shape[1]
+    gumbel = torch.log(-torch.log(mixture_uniforms))
+    component = torch.argmax(torch.add(logits[:, :mixtures], gumbel, alpha=-temperature), dim=1)  # (l / T - g) T has the same argmax
+    groups = logits[:, mixtures:].reshape(-1, 9, mixtures)  # (B, [colour: mean, log-scale, coefficient], K)
+    chosen = groups.gather(2, component[:, None, None].expand(-1, 9, 1)).view(-1, 3, 3)  # one gather: this runs once a pixel
+    scale = torch.exp(chosen[:, :, 1].clamp(min=LOG_SCALE_MIN))
+    # in colour levels from mid grey, -127.5 to 127.5
+    red, green, blue = (torch.addcmul(chosen[:, :, 0], scale, torch.logit(uniforms), value=temperature) * 127.5).unbind(1)
+    coefficients = torch.tanh(chosen[:, :, 2])
 
     def finish(value: Tensor) -> Tensor:
-        value = value.clamp(-1.0, 1.0)
-        return (torch.round(value * 127.5 + 127.5) - 127.5) / 127.5 if round_pixels else value
+        return torch.floor(value + 128.0).clamp(0.0, 255.0) - 127.5 if round_pixels else value.clamp(-127.5, 127.5)
 
-    red = finish(means[:, 0] + noise[:, 0])
-    green = finish(means[:, 1] + coefficients[:, 0] * red + noise[:, 1])
-    blue = finish(means[:, 2] + coefficients[:, 1] * red + coefficients[:, 2] * green + noise[:, 2])
-    return torch.stack((red, green, blue), dim=1)
+    red = finish(red)
+    green = finish(torch.addcmul(green, coefficients[:, 0], red))
+    blue = finish(torch.addcmul(torch.addcmul(blue, coefficients[:, 1], red), coefficients[:, 2], green))
+    return torch.stack((red, green, blue), dim=1) / 127.5
 
 
 def sample_discretized_logistic(mean: Tensor, log_scale: Tensor, uniforms: Tensor, levels: int = 256) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from agave.bounds import Terms, free_bits
 from agave.config import Model
+from agave.layers import Checkpointed
 from agave.likelihoods import discretized_logistic_log_prob, mixture_log_prob
 from agave.pixelcnn import PixelCNN
 from agave.vae import VAE, BottomUp, Noise
@@ -119,6 +120,12 @@ class AGAVE(nn.Module):
 
     def _for_likelihood(self, outputs: Tensor) -> Tensor:
         return outputs.to(torch.promote_types(outputs.dtype, self.likelihood_dtype))
+
+    def checkpoint_activations(self, wanted: bool) -> None:
+        """Compute the activations of every layer again in the backward pass: half the memory, a third more arithmetic."""
+        for module in self.modules():
+            if isinstance(module, Checkpointed):
+                module.checkpointing = wanted
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor, *, vae: bool, pixelcnn: bool) -> None:

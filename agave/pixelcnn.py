@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agave.activations import elu, gate, padded_concat_elu
 from agave.layers import (
+    Checkpointed,
     WeightNormConv2d,
     at_least_float32,
-    concat_elu,
     data_dependent_initialisation,
     down_conv,
     down_right_conv,
@@ -32,7 +33,40 @@ weights behind it learn from the first step: from zero, samples followed f(z) on
 """
 
 
-class GatedBlock(nn.Module):
+class State(NamedTuple):
+    """What one stream of the network is at a layer; the activation is computed once for all convolutions that read it.
+
+    Attributes:
+        value: (B, F, H, W).
+        padded: concat_elu of it with the zeros that this stream's convolutions need, (B, 2F, H + top, W + left + right).
+        active: the same without the zeros, (B, 2F, H, W), a view.
+    """
+
+    value: Tensor
+    padded: Tensor
+    active: Tensor
+
+
+class SkipConv(WeightNormConv2d):
+    """A 1x1 convolution on concat_elu of several tensors side by side, [s1, s2, -s1, -s2], which stay apart in memory."""
+
+    def forward(self, *active: Tensor) -> Tensor:  # type: ignore[override]
+        """concat_elu of each, (B, 2 C_i, H, W) -> (B, out, H, W)."""
+        if len(active) == 1:
+            return super().forward(active[0])
+        if self.initialising:
+            halves = [one.chunk(2, dim=1) for one in active]
+            return super().forward(torch.cat([plus for plus, _ in halves] + [minus for _, minus in halves], dim=1))
+        sizes = [one.shape[1] // 2 for one in active]
+        weights = torch.split(self.weight(), 2 * sizes, dim=1)
+        matrices = [torch.cat(pair, dim=1) for pair in zip(weights[: len(active)], weights[len(active) :], strict=True)]
+        out = F.conv2d(active[0], matrices[0], self.bias)
+        for one, matrix in zip(active[1:], matrices[1:], strict=True):
+            out += F.conv2d(one, matrix)
+        return out
+
+
+class GatedBlock(Checkpointed):
     """Gated residual block: t + p * sigmoid(q), with (p, q) from two convolutions, a skip input and the feature stream.
 
     Args:
@@ -48,23 +82,30 @@ class GatedBlock(nn.Module):
     def __init__(self, conv: Any, filters: int, skip_channels: int, stream_channels: int, dropout: float) -> None:
         super().__init__()
         self.conv1: WeightNormConv2d = conv(2 * filters, filters)
-        self.skip = nin(2 * skip_channels, filters) if skip_channels else None
+        self.skip = SkipConv(2 * skip_channels, filters, (1, 1)) if skip_channels else None
         self.conv2: WeightNormConv2d = conv(2 * filters, 2 * filters, init_scale=0.1)
         # PAPER: how the feature stream enters a layer is not given; here it is added before the gate of every block.
         self.inject = nin(stream_channels, 2 * filters, init_scale=INJECTION_SCALE) if stream_channels else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
-    def forward(self, t: Tensor, skip: Tensor | None = None, feature: Tensor | None = None) -> Tensor:
-        """T (B, F, H, W), skip (B, skip channels, H, W), feature (B, stream channels, H, W) -> (B, F, H, W)."""
-        c = self.conv1(concat_elu(t))
-        if self.skip is not None and skip is not None:
-            c = c + self.skip(concat_elu(skip))
-        c = self.conv2(self.dropout(concat_elu(c)))  # (B, 2F, H, W)
+    def forward(self, t: State, skips: tuple[State, ...] = (), feature: Tensor | None = None) -> State:
+        """T of F channels, skips of together `skip_channels`, feature (B, stream channels, H, W) -> the next t."""
+        return self.again(self._forward, t, skips, feature)
+
+    def _forward(self, t: State, skips: tuple[State, ...], feature: Tensor | None) -> State:
+        c = self.conv1(t.padded, padded=True)
+        if self.skip is not None and skips:
+            c += self.skip(*(skip.active for skip in skips))
+        dropout = self.dropout if self.training else 0.0
+        padded, _ = padded_concat_elu(c, self.conv2.padding, dropout)
+        c = self.conv2(padded, padded=True)  # (B, 2F, H, W)
         if self.inject is not None and feature is not None:
-            c = c + self.inject(feature)
-        value, gate = c.chunk(2, dim=1)
-        out: Tensor = t + value * torch.sigmoid(gate)
-        return out
+            c += self.inject(feature)
+        return self.state(gate(t.value, c))
+
+    def state(self, value: Tensor) -> State:
+        """A value (B, F, H, W) with its activation, as this kind of block reads it."""
+        return State(value, *padded_concat_elu(value, self.conv1.padding))
 
 
 class FeatureStream(nn.Module):
@@ -97,25 +138,30 @@ class FeatureStream(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
         """f(z) (B, C, H, W) -> activations [resolution][block] of the way down and of the way back, ready for injection."""
-        phi = self.first(features)
+        phi = self.first(features.contiguous(memory_format=torch.channels_last))
+        active = elu(phi)  # what convolutions and injections read
         up: list[list[Tensor]] = []
         ends = []
         for s, convs in enumerate(self.up):
             if s > 0:
-                phi = self.downsize[s - 1](F.elu(phi))
+                phi = self.downsize[s - 1](active)
+                active = elu(phi)
             up.append([])
             for conv in convs:  # type: ignore[attr-defined]
-                phi = phi + conv(F.elu(phi))
-                up[-1].append(F.elu(phi))
+                phi = phi + conv(active)
+                active = elu(phi)
+                up[-1].append(active)
             ends.append(phi)
         down: list[list[Tensor]] = []
         for s, convs in enumerate(self.down):
             if s > 0:
-                phi = self.upsize[s - 1](F.elu(phi)) + ends[-1 - s]
+                phi = self.upsize[s - 1](active) + ends[-1 - s]
+                active = elu(phi)
             down.append([])
             for conv in convs:  # type: ignore[attr-defined]
-                phi = phi + conv(F.elu(phi))
-                down[-1].append(F.elu(phi))
+                phi = phi + conv(active)
+                active = elu(phi)
+                down[-1].append(active)
         return up, down
 
 
@@ -219,29 +265,34 @@ class PixelCNN(nn.Module):
             ValueError: a shape does not fit.
         """
         self.check(x.shape, features)
+        x = x.contiguous(memory_format=torch.channels_last)  # all activations: convolutions of many channels are faster so
         phi_up, phi_down = self.stream_activations(features)
         x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)  # a channel of ones tells the padding from mid grey: (B, 4, H, W)
         u = down_shift(self.init["u"](x))
         ul = down_shift(self.init["ul_above"](x)) + right_shift(self.init["ul_left"](x))
-        skips = [(u, ul)]
+        skips = []
         for s, stage in enumerate(self.up):
             if s > 0:
                 u, ul = self.downsize[s - 1]["u"](u), self.downsize[s - 1]["ul"](ul)  # type: ignore[index]
-                skips.append((u, ul))
+            state_u, state_ul = stage["u"][0].state(u), stage["ul"][0].state(ul)  # type: ignore[index]
+            skips.append((state_u, state_ul))
             for block_u, block_ul, phi in zip(stage["u"], stage["ul"], phi_up[s], strict=True):  # type: ignore[index]
-                u = block_u(u, feature=phi)
-                ul = block_ul(ul, u, phi)
-                skips.append((u, ul))
-        u, ul = skips.pop()
+                state_u = block_u(state_u, (), phi)
+                state_ul = block_ul(state_ul, (state_u,), phi)
+                skips.append((state_u, state_ul))
+            u, ul = state_u.value, state_ul.value
+        state_u, state_ul = skips.pop()
         for s, stage in enumerate(self.down):
             if s > 0:
                 u, ul = self.upsize[s - 1]["u"](u), self.upsize[s - 1]["ul"](ul)  # type: ignore[index]
+                state_u, state_ul = stage["u"][0].state(u), stage["ul"][0].state(ul)  # type: ignore[index]
             for block_u, block_ul, phi in zip(stage["u"], stage["ul"], phi_down[s], strict=True):  # type: ignore[index]
                 skip_u, skip_ul = skips.pop()
-                u = block_u(u, skip_u, phi)
-                ul = block_ul(ul, torch.cat((u, skip_ul), dim=1), phi)
+                state_u = block_u(state_u, (skip_u,), phi)
+                state_ul = block_ul(state_ul, (state_u, skip_ul), phi)
+            u, ul = state_u.value, state_ul.value
         with full_precision(ul):
-            return self.out(F.elu(at_least_float32(ul)))  # type: ignore[no-any-return]
+            return self.out(elu(at_least_float32(ul)).contiguous())  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def initialise(self, x: Tensor, features: Tensor | None = None) -> None:

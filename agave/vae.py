@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agave.layers import MaskedConv2d, WeightNormConv2d, at_least_float32, data_dependent_initialisation, full_precision
+from agave.activations import elu
+from agave.draws import normal
+from agave.layers import Checkpointed, MaskedConv2d, WeightNormConv2d, at_least_float32, data_dependent_initialisation, full_precision
 
 Noise = Callable[[int, tuple[int, ...]], Tensor]
 """Standard normal noise for a stochastic layer: (index of the layer in generation order, shape) -> tensor of that shape."""
@@ -43,12 +44,12 @@ class AutoregressiveNet(nn.Module):
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Z (B, latent, H, W), context (B, hidden, H, W) -> mean and log-deviation, both (B, latent, H, W)."""
-        h = F.elu(self.h0(z) + context)
-        h = F.elu(self.h1(h))
+        h = elu(self.h0(z) + context)
+        h = elu(self.h1(h))
         return RESIDUAL_SCALE * self.mean(h), RESIDUAL_SCALE * self.log_deviation(h)
 
 
-class StochasticLayer(nn.Module):
+class StochasticLayer(Checkpointed):
     """One layer of the ResNet VAE: bottom-up and top-down residual blocks, prior, posterior and flow.
 
     Args:
@@ -88,10 +89,10 @@ class StochasticLayer(nn.Module):
     def bottom_up(self, h: Tensor) -> tuple[Tensor, BottomUp]:
         """H (B, hidden, H, W) -> h for the next layer, and what the top-down pass of this one needs."""
         sizes = [self.latent, self.latent, self.hidden, self.hidden]
-        mean, log_deviation, context, d = self.up_in(F.elu(h)).split(sizes, dim=1)
+        mean, log_deviation, context, d = self.up_in(elu(h)).split(sizes, dim=1)
         if self.halve:
             h = h[:, :, ::2, ::2]
-        return h + RESIDUAL_SCALE * self.up_out(F.elu(d)), BottomUp(mean, log_deviation, context)
+        return h + RESIDUAL_SCALE * self.up_out(elu(d)), BottomUp(mean, log_deviation, context)
 
     def top_down(self, h: Tensor, below: BottomUp | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """One step of generation (`below` None: z from the prior) or of inference (z from the posterior).
@@ -105,7 +106,7 @@ class StochasticLayer(nn.Module):
             h for the next layer, and the KL of each latent feature map (B, latent), nats (zeros when generating).
         """
         sizes = [self.latent] * 4 + [self.hidden] * 2
-        prior_mean, prior_log_deviation, mean, log_deviation, context, d = self.down_in(F.elu(h)).split(sizes, dim=1)
+        prior_mean, prior_log_deviation, mean, log_deviation, context, d = self.down_in(elu(h)).split(sizes, dim=1)
         prior_mean, prior_log_deviation = at_least_float32(prior_mean), at_least_float32(prior_log_deviation)
         if below is None:
             z = prior_mean + torch.exp(prior_log_deviation) * noise
@@ -120,7 +121,7 @@ class StochasticLayer(nn.Module):
             log_posterior = -log_deviation - 0.5 * noise.square() + flow_log_deviation
             log_prior = -prior_log_deviation - 0.5 * ((z - prior_mean) * torch.exp(-prior_log_deviation)).square()
             kl = (log_posterior - log_prior).sum((2, 3))
-        d = self.down_out(F.elu(torch.cat((z, d), dim=1)))
+        d = self.down_out(elu(torch.cat((z, d), dim=1)))
         if self.halve:
             h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         return h + RESIDUAL_SCALE * d, kl
@@ -193,7 +194,7 @@ class VAE(nn.Module):
         h = self.stem(x)
         records = []
         for layer in self.layers:
-            h, record = layer.bottom_up(h)  # type: ignore[operator]
+            h, record = layer.again(layer.bottom_up, h)  # type: ignore[operator]
             records.append(record)
         return records
 
@@ -214,16 +215,16 @@ class VAE(nn.Module):
         for index, layer in enumerate(reversed(self.layers)):
             shape = (batch, self.latent, *h.shape[2:])
             record = records[len(self.layers) - 1 - index] if records is not None else None
-            h, kl = layer.top_down(h, record, noise(index, shape))  # type: ignore[operator]
+            h, kl = layer.again(layer.top_down, h, record, noise(index, shape))  # type: ignore[operator]
             kl_maps.append(kl)
         with full_precision(h):
-            mean = (self.head(F.elu(at_least_float32(h))) + 0.5) * 256
+            mean = (self.head(elu(at_least_float32(h))) + 0.5) * 256
         # PAPER: the published VAE clips its mean, which blocks gradients at black and white; here the likelihood sees it unclipped.
         return mean, torch.cat(kl_maps, dim=1)
 
     def noise(self) -> Noise:
         """Noise from the global generator, for training."""
-        return lambda _, shape: torch.randn(shape, device=self.top.device, dtype=self.top.dtype)
+        return lambda _, shape: normal(shape, self.top)
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor) -> None:

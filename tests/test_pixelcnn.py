@@ -83,7 +83,7 @@ def test_after_initialisation_every_layer_has_mean_zero_and_its_nominal_deviatio
     model.initialise(x, f)
     seen = {}
     layers = {name: m for name, m in model.named_modules() if isinstance(m, WeightNormConv2d)}
-    hooks = [m.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out)) for name, m in layers.items()]
+    hooks = [m.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out.clone())) for name, m in layers.items()]
     with torch.no_grad():
         model(x, f)
     for hook in hooks:
