@@ -25,7 +25,7 @@ _KEY = "agave"  # one metadata key holds one JSON text: several keys would be wr
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write named tensors and JSON metadata as one safetensors file, atomically. Same content, same bytes."""
-    data = dump_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {_KEY: json.dumps(metadata, sort_keys=True)})
+    data = dump_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {_KEY: json.dumps(metadata)})
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
@@ -96,14 +96,15 @@ class RollingState:
 
     Args:
         folder: of this training.
+        lock: whether to keep other trainings out; of several processes of one training, one does.
 
     Raises:
-        UserError: another process is training there.
+        UserError: another process is training there, or the folder cannot be written to.
     """
 
     _NAME = re.compile(r"state-(\d{9})-([0-9a-f]{64})\.safetensors")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock: bool = True) -> None:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +113,8 @@ class RollingState:
             raise UserError(
                 f"{folder}: no training state can be kept there ({error.strerror}); accepted: a folder that can be written to"
             ) from None
+        if not lock:
+            return
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -124,7 +127,7 @@ class RollingState:
 
     def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], keep: int = 2) -> None:
         """Write a state and remove all but the last `keep`."""
-        data = dump_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {_KEY: json.dumps(metadata, sort_keys=True)})
+        data = dump_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {_KEY: json.dumps(metadata)})
         name = f"state-{step:09}-{hashlib.sha256(data).hexdigest()}.safetensors"
         with atomic_write(self.folder / name) as temporary:
             temporary.write_bytes(data)

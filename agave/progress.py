@@ -18,16 +18,22 @@ class Progress:
         unit: what is counted, for example "step".
         start: units done before, when resuming.
         interval: seconds between the lines of a log.
+        quiet: say nothing; another process speaks.
     """
 
-    def __init__(self, total: int, label: str, unit: str, start: int = 0, interval: float = 15.0) -> None:
+    def __init__(self, total: int, label: str, unit: str, start: int = 0, interval: float = 15.0, quiet: bool = False) -> None:
         self.total, self.label, self.unit, self.interval = total, label, unit, interval
+        self.quiet = quiet
         self.done, self._start, self._began, self._last = start, start, time.monotonic(), time.monotonic()
-        self._bar = tqdm(total=total, desc=label, unit=unit, initial=start, dynamic_ncols=True) if sys.stderr.isatty() else None
+        self._bar = (
+            tqdm(total=total, desc=label, unit=unit, initial=start, dynamic_ncols=True) if sys.stderr.isatty() and not quiet else None
+        )
 
     def update(self, units: int = 1, note: str = "") -> None:
         """Count more units; `note` is shown beside them, for example "3.21 bits/dim"."""
         self.done += units
+        if self.quiet:
+            return
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(units)
@@ -42,7 +48,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line that stays, beside the bar or in the log."""
-        tqdm.write(f"{self.label}: {text}", file=sys.stderr)
+        if not self.quiet:
+            tqdm.write(f"{self.label}: {text}", file=sys.stderr)
 
     def __enter__(self) -> Progress:
         return self

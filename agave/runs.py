@@ -16,12 +16,14 @@ from agave.auxiliary import auxiliary_image
 from agave.cells import Cell
 from agave.checkpoints import RollingState, identity, load_weights, read_metadata, read_tensors, write_tensors
 from agave.config import Compute, Model, Params, Training
+from agave.devices import Group, group_of, set_up
 from agave.errors import UserError
 from agave.files import sha256
 from agave.model import AGAVE
 from agave.provenance import Record
 from agave.tabular import write_csv
-from agave.training import Objective, Stop, train
+from agave.training import Objective, Pace, Stop, train
+from agave.watch import watching
 
 FORMAT = "agave-model-1"
 
@@ -36,6 +38,7 @@ class Place:
         threads: processor threads, or None for torch's default.
         stop: how often to save and when to stop early.
         source: digest of the science source, part of the state's identity.
+        tensorboard: folder for TensorBoard, or None.
     """
 
     state: Path
@@ -43,31 +46,7 @@ class Place:
     threads: int | None = None
     stop: Stop = field(default_factory=Stop)
     source: str = ""
-
-
-def choose_device(compute: Compute, override: str | None = None) -> torch.device:
-    """The device to run on.
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    wanted = override or compute.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "compute.device is 'cuda' and this machine shows no GPU; accepted: a job on a machine with a GPU, "
-            "`--device cpu` or compute.device: auto to run on the processor all the same, or a smaller preset (`--preset demo`)"
-        )
-    return torch.device("cuda" if wanted == "auto" and torch.cuda.is_available() else "cpu" if wanted == "auto" else wanted)
-
-
-def set_up(compute: Compute, device: str | None, threads: int | None) -> torch.device:
-    """Choose the device, pin the threads, and ask a GPU for repeatable algorithms and full float32 precision."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    chosen = choose_device(compute, device)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False  # training convolves in bfloat16 there; what is reported is float32
-    return chosen
+    tensorboard: Path | None = None
 
 
 def images_to_tensor(images: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device) -> Tensor:
@@ -167,6 +146,23 @@ def _run(
     place: Place,
 ) -> None:
     device = set_up(params.compute, place.device, place.threads)
+    with group_of(device) as group:
+        _run_in_group(group, device, step, params, cell, options, seed, data, pretrained, output, place)
+
+
+def _run_in_group(
+    group: Group,
+    device: torch.device,
+    step: str,
+    params: Params,
+    cell: Cell,
+    options: Training,
+    seed: int,
+    data: Path,
+    pretrained: Mapping[str, Path],
+    output: Path,
+    place: Place,
+) -> None:
     blocks = {
         "cell": cell.name,
         "kl_weight": cell.kl_weight,
@@ -174,45 +170,62 @@ def _run(
         "seed": seed,
         "image_size": params.prepare.image_size,
         "model": params.model.model_dump(),
-        "compute": params.compute.model_dump() | {"device": device.type},
+        "compute": {"device": device.type, "precision": params.compute.precision},
         "training": options.model_dump(),
     }
     inputs = {"images": data / "train.npy", **pretrained}
     images = load_images(data, "train")
     record = Record(step, blocks, inputs, str(device))
-    state = RollingState(place.state / identity(step=step, source=place.source, inputs={k: sha256(v) for k, v in inputs.items()}, **blocks))
+    name = identity(step=step, source=place.source, inputs={k: sha256(v) for k, v in inputs.items()}, **blocks)
+    state = RollingState(place.state / name, lock=group.leads)
     try:
         x_uint8 = images_to_tensor(images, device)
         y_uint8 = auxiliary_image(x_uint8, cell.resolution)
         torch.manual_seed(seed)
         model = make_model(params.model, params.prepare.image_size, cell)
-        for name, path in pretrained.items():
-            _load_part(model, name, path)
+        for part, path in pretrained.items():
+            _load_part(model, part, path)
         model.to(device).train()
-        order = np.random.default_rng([seed, 2**32]).permutation(len(x_uint8))[: options.init_images]
-        first = torch.from_numpy(order).to(device)
-        model.initialise(x_uint8[first], y_uint8[first], vae="vae" not in pretrained, pixelcnn="pixelcnn" not in pretrained)
-        result = train(
-            model,
-            x_uint8,
-            y_uint8,
-            Objective(cell.kl_weight, cell.auxiliary),
-            options,
-            seed=seed,
-            state=state,
-            autocast=torch.bfloat16 if params.compute.precision == "bfloat16" else None,
-            stop=place.stop,
-            label=f"{step} {cell.name} seed {seed}",
-        )
+        if group.leads:  # the others are given the weights of rank 0
+            order = np.random.default_rng([seed, 2**32]).permutation(len(x_uint8))[: options.init_images]
+            first = torch.from_numpy(order).to(device)
+            model.initialise(x_uint8[first], y_uint8[first], vae="vae" not in pretrained, pixelcnn="pixelcnn" not in pretrained)
+        with watching(place.tensorboard if group.leads else None, step, cell.name, seed) as watch:
+            result = train(
+                model,
+                x_uint8,
+                y_uint8,
+                Objective(cell.kl_weight, cell.auxiliary),
+                options,
+                seed=seed,
+                state=state,
+                pace=_pace(params.compute),
+                group=group,
+                stop=place.stop,
+                label=f"{step} {cell.name} seed {seed}",
+                watch=watch,
+            )
     finally:
         state.close()
+    if not group.leads:
+        return
     metadata = {"format": FORMAT, "step": step, **blocks}
     write_tensors(output / "model.safetensors", result.averaged, metadata | {"weights": "averaged"})
     write_tensors(output / "raw.safetensors", result.raw, metadata | {"weights": "raw"})
     write_csv(output / "history.csv", result.history)
     files = [output / name for name in ("model.safetensors", "raw.safetensors", "history.csv")]
     parameters = sum(tensor.numel() for tensor in result.raw.values())
-    record.write(output / "run.json", files, threads=torch.get_num_threads(), parameters=parameters, skipped=result.skipped)
+    facts = {"threads": torch.get_num_threads(), "devices": group.size, "parameters": parameters}
+    record.write(output / "run.json", files, **facts, skipped=result.skipped, resumed=result.resumed)
+
+
+def _pace(compute: Compute) -> Pace:
+    return Pace(
+        autocast=torch.bfloat16 if compute.precision == "bfloat16" else None,
+        piece=compute.images_per_pass,
+        checkpointing=compute.checkpointing,
+        compile=compute.compile,
+    )
 
 
 def _load_part(model: AGAVE, name: str, path: Path) -> None:
