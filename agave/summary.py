@@ -1,4 +1,4 @@
-"""What a preset's networks cost, found by running them on tensors without storage (torch's meta device)."""
+"""What a preset's networks are made of and cost: counted in costs.py, or found by running them on tensors without storage."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from agave import costs
 from agave.bounds import objective
 from agave.cached import CachedPixelCNN
+from agave.cells import Cell
 from agave.config import Params
 from agave.model import AGAVE
 from agave.pixelcnn import PixelCNN
@@ -51,22 +52,18 @@ class Summary:
 def summarize(params: Params) -> Summary:
     """Sizes, arithmetic and memory of the joint model of a preset. Nothing is allocated."""
     size = params.prepare.image_size
+    cell = Cell(resolution=size)
+    parts, convolutions = costs.parameters(params, cell), costs.multiply_adds(params, cell)
+    adds = {
+        "VAE": convolutions["encoder"] + convolutions["decoder"],
+        "PixelCNN++, unconditional": convolutions["PixelCNN++"],
+        "PixelCNN++ with feature stream": convolutions["PixelCNN++"] + convolutions["feature stream"],
+        "joint model, forward": sum(convolutions.values()),
+    }
     with torch.device("meta"):
         model = AGAVE(params.model, size, resolution=size)
         x = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-        assert model.vae is not None and model.pixelcnn is not None
-        parts = {
-            "VAE": _count(model.vae),
-            "PixelCNN++": _count(model.pixelcnn) - _count_conditioning(model),
-            "feature stream": _count_conditioning(model),
-        }
-        unit = torch.zeros(1, 3, size, size)
-        adds = {
-            "VAE": _multiply_adds(lambda vae=model.vae: vae.decode(vae.encode(x), 1, vae.noise())),
-            "PixelCNN++, unconditional": _multiply_adds(lambda net=model.pixelcnn: net(unit)),
-            "PixelCNN++ with feature stream": _multiply_adds(lambda net=model.pixelcnn: net(unit, unit)),
-        }
-        adds["joint model, forward"] = adds["VAE"] + adds["PixelCNN++ with feature stream"]
+        assert model.pixelcnn is not None
         # what a second image adds: the effective weights are kept once, whatever the batch
         training = _saved_bytes(model, x.expand(2, -1, -1, -1)) - _saved_bytes(model, x)
         sampling = _cache_bytes(model.pixelcnn, 2, size) - _cache_bytes(model.pixelcnn, 1, size)
@@ -98,19 +95,6 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _count_conditioning(model: AGAVE) -> int:
-    assert model.pixelcnn is not None
-    names = model.pixelcnn.named_parameters()
-    return sum(parameter.numel() for name, parameter in names if name.startswith("stream.") or ".inject." in name)
-
-
-def _multiply_adds(run: object) -> int:
-    assert callable(run)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        run()
-    return int(counter.get_total_flops()) // 2
-
-
 def _saved_bytes(model: AGAVE, x: Tensor) -> int:
     """Bytes of the distinct tensors that a joint training step keeps for its backward pass, without the weights."""
     weights = {id(parameter) for parameter in model.parameters()}
@@ -130,21 +114,22 @@ def _saved_bytes(model: AGAVE, x: Tensor) -> int:
 def _cache_bytes(pixelcnn: PixelCNN, batch: int, size: int) -> int:
     """Bytes of the sampler's tensors for a batch, folded weights among them."""
     with torch.inference_mode():
-        cache = CachedPixelCNN(pixelcnn, batch, size, size, torch.zeros(batch, 3, size, size))
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache))
+        return memory(CachedPixelCNN(pixelcnn, batch, size, size, torch.zeros(batch, 3, size, size)))
 
 
-def _tensors(thing: object, seen: set[int] | None = None) -> Iterator[Tensor]:
-    """Every tensor that an object holds that is neither a parameter nor a view, once."""
-    seen = set() if seen is None else seen
-    if id(thing) in seen:
+def memory(thing: object) -> int:
+    """Bytes of every tensor that an object holds, without parameters; a tensor and its views count once."""
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in _tensors(thing, set())}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def _tensors(thing: object, seen: set[int]) -> Iterator[Tensor]:
+    """Every tensor that an object holds, directly or in lists and objects, that is no parameter."""
+    if id(thing) in seen or isinstance(thing, nn.Module | nn.Parameter):
         return
     seen.add(id(thing))
-    if isinstance(thing, nn.Module | nn.Parameter):
-        return
     if isinstance(thing, Tensor):
-        if not thing._is_view():
-            yield thing
+        yield thing
     elif isinstance(thing, list | tuple):
         for item in thing:
             yield from _tensors(item, seen)

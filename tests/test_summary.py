@@ -20,7 +20,7 @@ def test_full_size_networks_have_the_published_sizes(document):
     assert summary.parameters["total"] == sum(v for k, v in summary.parameters.items() if k != "total")
     # the arithmetic of R = 5, F = 160 at 32x32, 16x16 and 8x8 by hand gives about 24.2 G
     assert summary.multiply_adds["PixelCNN++, unconditional"] / 1e9 == pytest.approx(24.2, rel=0.03)
-    assert 20 * 2**20 < summary.sampling_memory < 60 * 2**20
+    assert 20e6 < summary.sampling_memory < 60e6
     text = report(summary, "paper")
     assert "53,659,080" in text and "1x100x32x32" in text
 
