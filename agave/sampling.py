@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,16 @@ from agave.arrays import write_npz
 from agave.cached import CachedPixelCNN
 from agave.cells import Cell
 from agave.config import Params
+from agave.devices import set_up
 from agave.errors import UserError
+from agave.graphs import Steps
 from agave.likelihoods import sample_discretized_logistic, sample_mixture
 from agave.model import AGAVE, scale_to_unit
 from agave.noise import PIXELS, PIXELS_GIVEN_POSTERIOR, PIXELS_GIVEN_PRIOR, POSTERIOR, PRIOR, keyed_noise, keyed_uniforms
 from agave.pixelcnn import PixelCNN
 from agave.progress import Progress
 from agave.provenance import Record
-from agave.runs import Place, images_to_tensor, load_model, set_up
+from agave.runs import Place, images_to_tensor, load_model
 
 
 @torch.inference_mode()
@@ -30,7 +33,7 @@ def sample(
     features: Tensor | None = None,
     *,
     batch: int,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     seed: int,
     cached: bool = True,
     teacher: Tensor | None = None,
@@ -38,6 +41,8 @@ def sample(
     first: int = 0,
     stream: int = PIXELS,
     round_pixels: bool = True,
+    temperature: float = 1.0,
+    given: Tensor | None = None,
     label: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Draw images from a PixelCNN, pixel by pixel in raster order.
@@ -49,51 +54,71 @@ def sample(
         shape: (H, W) of the images, or (3, H, W).
         seed: of the noise, keyed by image: the images do not depend on how many are drawn at once.
         cached: every activation once; False runs the whole network for every pixel (slow, for checking).
-        teacher: (B, 3, H, W) uint8; the pixels are set to these instead of being drawn.
+        teacher: (B, 3, H, W) uint8; the pixels are set to these instead of being drawn; `given` does not count then.
         return_logits: also return the logits that each pixel was drawn from.
         first: index of the first image, when a larger set is drawn in pieces.
         stream: what the noise is for, see `noise`.
         round_pixels: feed each pixel back rounded to 8 bits; False: unrounded, as published.
+        temperature: of the mixture, see `likelihoods.sample_mixture`; 1: the law of the model.
+        given: (B, 3, h, W) uint8, the first h rows of the images, which are then completed.
         label: show progress under this name.
 
     Returns:
         (B, 3, H, W) uint8; with `return_logits` also (B, 10 K, H, W).
 
     Raises:
-        ValueError: a shape does not fit.
+        ValueError: a shape does not fit, or the temperature is not positive.
     """
     height, width = shape[-2:]
     pixelcnn.check((batch, 3, height, width), features)
-    if teacher is not None and (tuple(teacher.shape) != (batch, 3, height, width) or teacher.is_floating_point()):
-        raise ValueError(f"teacher is {teacher.dtype} {tuple(teacher.shape)}; accepted: uint8 {(batch, 3, height, width)}")
-    like = pixelcnn.out.gain
+    if not (0 < temperature < float("inf")):
+        raise ValueError(f"temperature {temperature}; accepted: a positive number")
+    known = given if teacher is None else teacher
+    rows_known = 0 if known is None else known.shape[2] if known.ndim == 4 else -1
+    rows_accepted = range(height + 1) if teacher is None else [height]
+    if known is not None and (
+        tuple(known.shape) != (batch, 3, rows_known, width) or rows_known not in rows_accepted or known.is_floating_point()
+    ):
+        name, rows = ("given", f"0 to {height}") if teacher is None else ("teacher", str(height))
+        raise ValueError(f"{name} is {known.dtype} {tuple(known.shape)}; accepted: uint8 ({batch}, 3, {rows}, {width})")
+    like = pixelcnn.out.gain.detach()
     was_training = pixelcnn.training
     pixelcnn.eval()
-    forced = scale_to_unit(teacher, like.dtype).to(like.device) if teacher is not None else None
-    images = range(first, first + batch)
-    uniforms = keyed_uniforms(seed, stream, images, (height, width, pixelcnn.mixtures + 3), like) if forced is None else None
-    x = torch.zeros(batch, 3, height, width, dtype=like.dtype, device=like.device)
-    all_logits = torch.empty(batch, 10 * pixelcnn.mixtures, height, width, dtype=like.dtype, device=like.device) if return_logits else None
-    cache = CachedPixelCNN(pixelcnn, batch, height, width, features) if cached else None
+    x = like.new_zeros(batch, 3, height, width)
+    if known is not None:
+        x[:, :, :rows_known] = scale_to_unit(known, like.dtype).to(like.device)
+    uniforms = None
+    if rows_known < height:
+        uniforms = keyed_uniforms(seed, stream, range(first, first + batch), (height, width, pixelcnn.mixtures + 3), like)
+    all_logits = like.new_empty(batch, 10 * pixelcnn.mixtures, height, width) if return_logits else None
+    # one row of each, (W, B, ...), and its columns: a step reads and writes the same addresses in every row
+    row_noise, row_x = like.new_empty(width, batch, pixelcnn.mixtures + 3), like.new_empty(width, batch, 3)
+    row_logits = like.new_empty(width, batch, 10 * pixelcnn.mixtures)
+    noise, pixels, kept = row_noise.unbind(), row_x.unbind(), row_logits.unbind()
+    network: CachedPixelCNN | _FullPasses = (CachedPixelCNN if cached else _FullPasses)(pixelcnn, batch, height, width, features)
+    steps = Steps(like.device, record=cached)
+
+    def step(draws: bool, column: int) -> None:
+        logits = network.logits(column)
+        if return_logits:
+            kept[column].copy_(logits)
+        if draws:
+            pixels[column].copy_(sample_mixture(logits, noise[column][:, :-3], noise[column][:, -3:], round_pixels, temperature))
+        network.write(column, pixels[column])
+
     progress = Progress(height, label, "row") if label else None
     for row in range(height):
-        if cache is not None:
-            cache.start_row(row)
+        draws = row >= rows_known
+        row_x.copy_(x[:, :, row].permute(2, 0, 1))
+        if uniforms is not None:
+            row_noise.copy_(uniforms[:, row].transpose(0, 1))
+        network.start_row(row)
         for column in range(width):
-            logits = cache.logits(column) if cache is not None else pixelcnn(x, features)[:, :, row, column]
-            if all_logits is not None:
-                all_logits[:, :, row, column] = logits
-            if forced is not None:
-                pixel = forced[:, :, row, column]
-            else:
-                assert uniforms is not None
-                noise = uniforms[:, row, column]  # (B, K + 3)
-                pixel = sample_mixture(logits, noise[:, :-3], noise[:, -3:], round_pixels)
-            x[:, :, row, column] = pixel
-            if cache is not None:
-                cache.write(column, pixel)
-        if cache is not None:
-            cache.end_row()
+            steps.run((network.phase, draws, column), partial(step, draws, column))
+        network.end_row()
+        x[:, :, row] = row_x.permute(1, 2, 0)
+        if all_logits is not None:
+            all_logits[:, :, row] = row_logits.permute(1, 2, 0)
         if progress is not None:
             progress.update()
     pixelcnn.train(was_training)
@@ -101,12 +126,36 @@ def sample(
     return x_uint8 if all_logits is None else (x_uint8, all_logits)
 
 
+class _FullPasses:
+    """The interface of `CachedPixelCNN` by a whole forward pass for every pixel: the slow reference."""
+
+    phase = 0
+
+    def __init__(self, model: PixelCNN, batch: int, height: int, width: int, features: Tensor | None) -> None:
+        self.model, self.features, self.row = model, features, 0
+        self.x = model.out.gain.detach().new_zeros(batch, 3, height, width)
+
+    def start_row(self, row: int) -> None:
+        self.row = row
+
+    def logits(self, column: int) -> Tensor:
+        logits: Tensor = self.model(self.x, self.features)
+        return logits[:, :, self.row, column]
+
+    def write(self, column: int, pixel: Tensor) -> None:
+        self.x[:, :, self.row, column] = pixel
+
+    def end_row(self) -> None:
+        pass
+
+
 def draw(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place) -> None:
     """Make the images of a cell that the figures show, with the same test images and noise for every cell.
 
     Writes samples.npz, uint8 (N, height, width, 3). A cell with a VAE: original, reconstruction (f(z), z from the posterior),
-    prior (f(z), z from the prior). With a PixelCNN besides: reconstruction_sample and prior_sample given these f(z). The VAE
-    alone: prior_draw, a draw from p(y|z). The PixelCNN alone: prior_sample.
+    prior (f(z), z from the prior). With a PixelCNN besides: reconstruction_sample and prior_sample given these f(z), and
+    completion, the original with all but its first rows drawn anew given the reconstruction's f(z). The VAE alone:
+    prior_draw, a draw from p(y|z). The PixelCNN alone: original, prior_sample and completion.
 
     Args:
         params: of the preset.
@@ -144,7 +193,7 @@ def _draw_batch(model: AGAVE, x_uint8: Tensor, start: int, params: Params, label
     count, size, seed = len(x_uint8), params.prepare.image_size, params.sample.seed
     images = range(start, start + count)
 
-    def pixels(features: Tensor | None, stream: int, name: str) -> Tensor:
+    def pixels(features: Tensor | None, stream: int, name: str, given: Tensor | None = None) -> Tensor:
         assert model.pixelcnn is not None
         drawn = sample(
             model.pixelcnn,
@@ -155,13 +204,17 @@ def _draw_batch(model: AGAVE, x_uint8: Tensor, start: int, params: Params, label
             first=start,
             stream=stream,
             round_pixels=params.sample.round_pixels,
+            temperature=params.sample.temperature,
+            given=given,
             label=f"{label} {name}",
         )
         assert isinstance(drawn, Tensor)
         return drawn
 
+    given = x_uint8[:, :, : params.sample.completion_rows]
     if model.vae is None:
-        return {"prior_sample": pixels(None, PIXELS_GIVEN_PRIOR, "prior")}
+        drawn = {"prior_sample": pixels(None, PIXELS_GIVEN_PRIOR, "prior"), "completion": pixels(None, PIXELS, "completion", given)}
+        return {"original": x_uint8} | drawn
     like = next(model.parameters())
     found = {"original": x_uint8}
     for name, stream, pixel_stream in (
@@ -173,6 +226,8 @@ def _draw_batch(model: AGAVE, x_uint8: Tensor, start: int, params: Params, label
         found[name] = torch.floor(mean).clamp(0, 255).to(torch.uint8)  # value v occupies [v, v + 1)
         if model.pixelcnn is not None:
             found[f"{name}_sample"] = pixels(model.features(mean), pixel_stream, name)
+            if name == "reconstruction":
+                found["completion"] = pixels(model.features(mean), PIXELS, "completion", given)
         elif name == "prior":
             uniforms = keyed_uniforms(seed, pixel_stream, images, tuple(mean.shape[1:]), like)
             found["prior_draw"] = sample_discretized_logistic(mean, model.vae.log_scale, uniforms, model.levels)

@@ -1,6 +1,11 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from agave import sampling
+from agave.graphs import Steps
+from agave.likelihoods import split_logits
 from agave.model import scale_to_unit
 from agave.noise import POSTERIOR, PRIOR, keyed_noise, keyed_uniforms
 from agave.pixelcnn import PixelCNN, load_published_weights
@@ -54,6 +59,74 @@ def test_images_do_not_depend_on_how_many_are_drawn_at_once():
     assert torch.equal(whole, torch.cat(pieces))
 
 
+class RecordedSteps(TorchDispatchMode):
+    """What a CUDA graph does, on the processor: the operations of a step are recorded once with the tensors that they touch,
+    and a replay runs them on the same memory, whatever the step would do by now."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, out))
+        return out
+
+    def replay(self):
+        for function, args, kwargs, out in self.operations:
+            for old, new in zip(tree_leaves(out), tree_leaves(function(*args, **kwargs)), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@pytest.mark.parametrize("given", [0, 5])
+def test_steps_can_be_recorded_once_and_replayed(given, monkeypatch):
+    """The first steps of a kind run, the second are recorded, all others replay the recording: the same images and logits."""
+    recordings = []
+
+    class Recording(Steps):
+        def __init__(self, device, record=True):
+            super().__init__(device)
+            self._records = record
+
+        def record(self, step):
+            with RecordedSteps() as recorded:
+                step()
+            recordings.append(recorded)
+            return recorded
+
+    model, x, f = network(resolutions=3, size=16, dtype=torch.float64, batch=2)
+    arguments = {"batch": 2, "shape": (16, 16), "seed": 3, "given": x[:, :, :given] if given else None, "return_logits": True}
+    expected = sample(model, f, **arguments)
+    monkeypatch.setattr(sampling, "Steps", Recording)
+    for one, other in zip(expected, sample(model, f, **arguments), strict=True):
+        assert torch.equal(one, other)
+    assert len(recordings) == 4 * 16 + (16 if given else 0)  # four kinds of rows; row 4 is the second of its kind that is given
+
+
+def test_rows_that_are_given_stay_and_the_rest_is_completed():
+    model, x, f = network(dtype=torch.float64)
+    arguments = {"batch": 4, "shape": (8, 8), "seed": 5, "given": x[:, :, :3].to(torch.uint8)}
+    completed = sample(model, f, **arguments)
+    assert torch.equal(completed, sample(model, f, **arguments, cached=False))
+    assert torch.equal(completed[:, :, :3], x[:, :, :3].to(torch.uint8))
+    assert not torch.equal(completed[:, :, 3:], sample(model, f, batch=4, shape=(8, 8), seed=5)[:, :, 3:])
+    assert torch.equal(sample(model, f, batch=4, shape=(8, 8), seed=5, given=x), x.to(torch.uint8))
+
+
+def test_temperature_narrows_and_widens_the_law():
+    """Towards 0 every pixel is the mean of the likeliest component; the spread around it grows with the temperature."""
+    model, _, f = network(dtype=torch.float64)
+    cold, one, hot = (sample(model, f, batch=4, shape=(8, 8), seed=5, temperature=t, return_logits=True) for t in (1e-9, 1.0, 1.5))
+    assert torch.equal(one[0], sample(model, f, batch=4, shape=(8, 8), seed=5))
+    assert torch.equal(cold[0], sample(model, f, batch=4, shape=(8, 8), seed=6, temperature=1e-9))  # nothing is left to chance
+    weights, means, _, _ = split_logits(cold[1])
+    red = means[:, 0].gather(1, weights.argmax(1, keepdim=True))[:, 0].clamp(-1, 1)
+    assert (red * 127.5 + 127.5 - cold[0][:, 0]).abs().max() <= 0.5 + 1e-6
+    first = [(image[:, :, 0, 0].double() - cold[0][:, :, 0, 0]).abs().mean() for image, _ in (one, hot)]  # the same law and noise
+    assert first[0] < first[1]
+
+
 def test_sampling_leaves_the_training_mode():
     model, _, f = network()
     model.train()
@@ -86,6 +159,10 @@ def test_bad_arguments_are_refused():
         sample(model, f, batch=4, shape=(8, 8), seed=0, teacher=x[:2])
     with pytest.raises(ValueError, match="multiples of 2"):
         sample(model, None, batch=4, shape=(7, 8), seed=0)
+    with pytest.raises(ValueError, match="given is"):
+        sample(model, f, batch=4, shape=(8, 8), seed=0, given=x[:2, :, :3])
+    with pytest.raises(ValueError, match=r"temperature 0.0; accepted: a positive number"):
+        sample(model, f, batch=4, shape=(8, 8), seed=0, temperature=0.0)
 
 
 def test_noise_is_keyed_by_image_sample_and_purpose():
