@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agave.arrays import ImageArray, write_npz
 from agave.arrays import load as load_images
-from agave.arrays import write_npz
 from agave.auxiliary import auxiliary_image
-from agave.bounds import StreamingLogMeanExp
 from agave.cells import Cell
+from agave.checkpoints import RollingState
+from agave.checkpoints import identity as state_name
 from agave.config import Params
+from agave.devices import set_up
 from agave.errors import UserError
+from agave.files import sha256
+from agave.folding import folded
+from agave.importance import gather, growth_samples, iwae_bounds, shard_path, shard_range, write_shard
 from agave.likelihoods import bits_per_dim
+from agave.memory import default_budget, evaluation_cost
 from agave.model import AGAVE
 from agave.noise import POSTERIOR, keyed_noise
 from agave.progress import Progress
 from agave.provenance import Record
-from agave.runs import Place, images_to_tensor, load_model, set_up
+from agave.runs import Place, images_to_tensor, load_model
 from agave.tabular import write_csv
-from agave.vae import BottomUp
 
 Array = NDArray[np.float64]
 
@@ -62,55 +68,23 @@ def one_sample_terms(model: AGAVE, x_uint8: Tensor, y_uint8: Tensor, *, seed: in
     return {name: torch.cat(values).numpy() for name, values in found.items() if values}
 
 
-@torch.inference_mode()
-def iwae_bounds(
-    model: AGAVE, x_uint8: Tensor, y_uint8: Tensor, *, samples: int, seed: int, batch: int, label: str = "iwae"
-) -> dict[str, Array]:
-    """The importance-weighted bound on log p(x) with `samples` samples, for every image.
+@dataclass(frozen=True)
+class Options:
+    """How an evaluation runs. None of these changes a reported number: those are made in float32.
 
-    The bottom-up pass runs once per image; samples are taken in chunks of `batch` and never held together.
-
-    Args:
-        model: with a VAE, in evaluation mode; without a PixelCNN the bound is on log p(y).
-        x_uint8: (N, 3, H, W).
-        y_uint8: (N, 3, r, r).
-        samples: K.
-        seed: of the latent noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
-        batch: image samples per forward pass.
-        label: for the progress bar.
-
-    Returns:
-        {"iwae", "elbo"}: (N,) nats, float64; "elbo" is the mean of the log-weights over the same samples.
-
-    Source: Burda et al. (2016), Eq. 8.
+    Attributes:
+        shard: (number from 1, count): only these images, and write the file of this shard; None: all images.
+        memory: bytes that the networks and their activations may take; None: `memory.default_budget`.
+        precision: "float32", or "bfloat16" for a quick look; the results say which.
     """
-    assert model.vae is not None, "only a model with latent variables has importance samples"
-    like = next(model.parameters())
-    iwae, elbo = [], []
-    with Progress(len(x_uint8) * samples, label, "sample") as progress:
-        for image in range(len(x_uint8)):
-            x, y = x_uint8[image : image + 1], y_uint8[image : image + 1]
-            records = model.vae.encode(x)
-            stream, total = StreamingLogMeanExp(1), torch.zeros(1, dtype=torch.float64)
-            for start in range(0, samples, batch):
-                n = min(batch, samples - start)
-                noise = keyed_noise(seed, POSTERIOR, [image] * n, range(start, start + n), like=like)
-                repeated = [BottomUp(*(t.expand(n, -1, -1, -1) for t in (r.mean, r.log_deviation, r.context))) for r in records]
-                need_y = model.pixelcnn is None
-                terms = model.terms_given_records(x.expand(n, -1, -1, -1), y.expand(n, -1, -1, -1) if need_y else None, repeated, noise)
-                reconstruction = terms.log_prob_y if need_y else terms.log_prob_x
-                assert reconstruction is not None
-                log_weights = (reconstruction.double() - terms.kl.double()).cpu()[:, None]  # (n, 1)
-                stream.update(log_weights)
-                total += log_weights.sum(0)
-                progress.update(n)
-            iwae.append(stream.result())
-            elbo.append(total / samples)
-    return {"iwae": torch.cat(iwae).numpy(), "elbo": torch.cat(elbo).numpy()}
+
+    shard: tuple[int, int] | None = None
+    memory: int | None = None
+    precision: str = "float32"
 
 
-def evaluate(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place, *, iwae: bool = False) -> None:
-    """Evaluate a trained cell on all test images (or, for IWAE, on the first so many).
+def evaluate(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place, options: Options) -> None:
+    """The one-sample bound of a trained cell on all test images, as bound.csv and per_image.npz.
 
     Args:
         params: of the preset.
@@ -118,49 +92,157 @@ def evaluate(params: Params, cell: Cell, seed: int, data: Path, weights: Path, o
         seed: of its training; the noise of the evaluation has its own (`evaluate.seed`).
         data: folder of `agave prepare`.
         weights: model.safetensors of the cell.
-        output: folder for bound.csv and per_image.npz, or with `iwae` for iwae.csv and iwae.npz.
+        output: folder for the results.
         place: where it runs.
-        iwae: the importance-sampled bound instead of the one-sample bound.
+        options: how it runs.
 
     Raises:
         UserError: bad input.
     """
-    device = set_up(params.compute, place.device, place.threads)
-    if iwae and not cell.has_vae:
-        raise UserError(f"{cell.name}: has no latent variables, its one-sample bound is exact; accepted: a cell with a VAE")
-    images = load_images(data, "test")
-    if iwae and params.evaluate.iwae_images is not None:
-        if params.evaluate.iwae_images > len(images):
-            raise UserError(f"evaluate.iwae_images {params.evaluate.iwae_images}: there are only {len(images)} test images")
-        images = images[: params.evaluate.iwae_images]
-    model = load_model(weights, params.model, params.prepare.image_size, cell).to(device).eval()
-    model.likelihood_dtype = torch.float64
-    options = {"cell": cell.name, "seed": seed, "evaluate": params.evaluate.model_dump()}
-    record = Record("evaluate", options, {"images": data / "test.npy", "model": weights}, str(device))
-    x_uint8 = images_to_tensor(images, device)
-    y_uint8 = auxiliary_image(x_uint8, cell.resolution)
-    name = json.loads((data / "manifest.json").read_text())["name"]["test"]
-    row: dict[str, Any] = _describe(cell, seed, name, len(images))
-    common = {"seed": params.evaluate.seed, "batch": params.evaluate.batch}
-    dimensions = x_uint8[0].numel()
-    if iwae:
-        samples = params.evaluate.iwae_samples
-        values = iwae_bounds(model, x_uint8, y_uint8, samples=samples, label=f"iwae {cell.name} seed {seed}", **common)
-        row["samples"] = samples
-        for bound in ("elbo", "iwae"):
-            row |= dict(_mean_and_error(f"{bound}_bits_per_dim", bits_per_dim(-values[bound], dimensions)))
-        files = [output / "iwae.csv", output / "iwae.npz"]
-    else:
-        values = one_sample_terms(model, x_uint8, y_uint8, label=f"evaluate {cell.name} seed {seed}", **common)
-        row |= bound_columns(values, dimensions, 3 * cell.resolution**2)
-        files = [output / "bound.csv", output / "per_image.npz"]
-    for term, nats in values.items():
-        if not np.isfinite(nats).all():
-            wrong = int(np.flatnonzero(~np.isfinite(nats))[0])
-            raise UserError(f"{cell.name}: {term} of test image {wrong} is {nats[wrong]}; accepted: finite values. Nothing was written")
+    job = _Job(params, cell, seed, data, weights, place, options, load_images(data, "test"))
+    with job.autocast(), folded(job.model):
+        values = one_sample_terms(job.model, job.x_uint8, job.y_uint8, seed=params.evaluate.seed, batch=job.batch, label=job.label)
+    row = job.row() | bound_columns(values, job.dimensions, 3 * cell.resolution**2)
+    _check_finite(values, cell)
+    files = [output / "bound.csv", output / "per_image.npz"]
     write_csv(files[0], [row])
     write_npz(files[1], values)
-    record.write(output / ("iwae.json" if iwae else "bound.json"), files, threads=torch.get_num_threads())
+    job.record.write(output / "bound.json", files, threads=torch.get_num_threads(), batch=job.batch)
+
+
+def evaluate_iwae(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place, options: Options) -> None:
+    """The importance-sampled bound of a trained cell, on all test images or the first so many (`evaluate.iwae_images`).
+
+    With `options.shard` only the images of that shard, as iwae-NUMBER-of-COUNT.npz for `gather_iwae`; else iwae.csv,
+    growth.csv and iwae.npz. Finished images are kept in the state folder of `place`, and a rerun goes on from them.
+
+    Args, Raises: those of `evaluate`.
+    """
+    images, identity = _iwae_images(params, cell, seed, data, weights, options)
+    number, count = options.shard or (1, 1)
+    part = shard_range(number, count, len(images))
+    job = _Job(params, cell, seed, data, weights, place, options, images[part.start : part.stop])
+    state = RollingState(
+        place.state / state_name(evaluation=identity, source=place.source, device=job.device.type, images=[part.start, part.stop])
+    )
+    try:
+        with job.autocast():
+            values = iwae_bounds(
+                job.model,
+                job.x_uint8,
+                job.y_uint8,
+                samples=params.evaluate.iwae_samples,
+                seed=params.evaluate.seed,
+                batch=job.batch,
+                first=part.start,
+                state=state,
+                stop=place.stop,
+                label=job.label,
+            )
+    finally:
+        state.close()
+    _check_finite(values, cell, part.start)
+    if options.shard is not None:
+        path = shard_path(output, number, count)
+        write_shard(path, values, part.start, identity)
+        job.record.write(path.with_suffix(".json"), [path], threads=torch.get_num_threads(), batch=job.batch)
+    else:
+        _write_iwae(params, cell, values, job.row(), output, job.record, batch=job.batch)
+
+
+def gather_iwae(
+    params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, count: int, precision: str = "float32"
+) -> None:
+    """Join the `count` shards of `evaluate_iwae` that lie in `output` into iwae.csv, growth.csv and iwae.npz.
+
+    Args, Raises: those of `evaluate`.
+    """
+    options = Options(precision=precision)
+    images, identity = _iwae_images(params, cell, seed, data, weights, options)
+    shards = {f"shard {number}": shard_path(output, number, count) for number in range(1, count + 1)}
+    shard_range(1, count, len(images))
+    values = gather(output, count, len(images), identity)
+    record = Record("evaluate", _described(params, cell, seed, options), {"images": data / "test.npy", "model": weights} | shards)
+    _write_iwae(params, cell, values, _describe(cell, seed, data, len(images), options), output, record)
+
+
+class _Job:
+    """What both evaluations need: the model on its device, images as tensors, the batch that fits, the run record."""
+
+    def __init__(
+        self, params: Params, cell: Cell, seed: int, data: Path, weights: Path, place: Place, options: Options, images: ImageArray
+    ) -> None:
+        self.device = set_up(params.compute, place.device, place.threads)
+        cost = evaluation_cost(params.model, params.prepare.image_size, cell)
+        budget = default_budget(self.device) if options.memory is None else options.memory
+        self.batch = cost.batch(budget, params.evaluate.batch)
+        self.model = load_model(weights, params.model, params.prepare.image_size, cell).to(self.device).eval()
+        self.model.likelihood_dtype = torch.float64
+        inputs = {"images": data / "test.npy", "model": weights}
+        self.record = Record("evaluate", _described(params, cell, seed, options), inputs, str(self.device))
+        self.x_uint8 = images_to_tensor(images, self.device)
+        self.y_uint8 = auxiliary_image(self.x_uint8, cell.resolution)
+        self.dimensions = self.x_uint8[0].numel()
+        self.label = f"evaluate {cell.name} seed {seed}"
+        self._row = _describe(cell, seed, data, len(images), options)
+        self._bfloat16 = options.precision == "bfloat16"
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the convolutions; what a likelihood is given is never rounded."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+
+    def row(self) -> dict[str, Any]:
+        """The first columns of a result."""
+        return dict(self._row)
+
+
+def _iwae_images(params: Params, cell: Cell, seed: int, data: Path, weights: Path, options: Options) -> tuple[ImageArray, str]:
+    """The images of the importance-sampled bound, and a hash of all that decides its values."""
+    if not cell.has_vae:
+        raise UserError(f"{cell.name}: has no latent variables, its one-sample bound is exact; accepted: a cell with a VAE")
+    images = load_images(data, "test")
+    chosen = params.evaluate.iwae_images
+    if chosen is not None and chosen > len(images):
+        raise UserError(f"evaluate.iwae_images {chosen}: there are only {len(images)} test images")
+    if options.shard is not None:
+        shard_range(*options.shard, images=len(images[:chosen]))
+    inputs = {"images": sha256(data / "test.npy"), "model": sha256(weights)}
+    return images[:chosen], state_name(inputs=inputs, **_described(params, cell, seed, options))
+
+
+def _described(params: Params, cell: Cell, seed: int, options: Options) -> dict[str, Any]:
+    """What decides the values of an evaluation, besides its inputs."""
+    return {"cell": cell.name, "seed": seed, "evaluate": params.evaluate.model_dump(exclude={"batch"}), "precision": options.precision}
+
+
+def _write_iwae(
+    params: Params, cell: Cell, values: dict[str, Array], row: dict[str, Any], output: Path, record: Record, **facts: Any
+) -> None:
+    dimensions = 3 * params.prepare.image_size**2
+    samples = params.evaluate.iwae_samples
+    bounds = bits_per_dim(-values["growth"], dimensions)  # (N, numbers of samples)
+    growth = []
+    for column, count in enumerate(growth_samples(samples)):
+        bound = dict(_mean_and_error("iwae_bits_per_dim", bounds[:, column]))
+        growth.append(row | {"samples": count} | bound | dict(_mean_and_error("gain", bounds[:, 0] - bounds[:, column])))
+    row = row | {"samples": samples}
+    for name in ("elbo", "iwae"):
+        row |= dict(_mean_and_error(f"{name}_bits_per_dim", bits_per_dim(-values[name], dimensions)))
+    files = [output / name for name in ("iwae.csv", "growth.csv", "iwae.npz")]
+    write_csv(files[0], [row])
+    write_csv(files[1], growth)
+    write_npz(files[2], {**values, "samples": np.array(growth_samples(samples))})
+    record.write(output / "iwae.json", files, threads=torch.get_num_threads(), **facts)
+
+
+def _check_finite(values: dict[str, Array], cell: Cell, first: int = 0) -> None:
+    for term, nats in values.items():
+        if not np.isfinite(nats).all():
+            wrong = np.argwhere(~np.isfinite(nats))[0]
+            value = nats[tuple(wrong)]
+            raise UserError(
+                f"{cell.name}: {term} of test image {first + wrong[0]} is {value}; accepted: finite values. Nothing was written"
+            )
 
 
 def bound_columns(terms: dict[str, Array], dimensions: int, auxiliary_dimensions: int) -> dict[str, float | None]:
@@ -197,7 +279,7 @@ def _mean_and_error(name: str, values: Any) -> Iterator[tuple[str, float | None]
     yield f"{name}_standard_error", error
 
 
-def _describe(cell: Cell, seed: int, data_set: str, images: int) -> dict[str, Any]:
+def _describe(cell: Cell, seed: int, data: Path, images: int, options: Options) -> dict[str, Any]:
     plain = cell.kind == "pixelcnn"
     return {
         "cell": cell.name,
@@ -207,6 +289,7 @@ def _describe(cell: Cell, seed: int, data_set: str, images: int) -> dict[str, An
         "resolution": None if plain else cell.resolution,
         "auxiliary": None if plain else cell.auxiliary,
         "seed": seed,
-        "data_set": data_set,
+        "data_set": json.loads((data / "manifest.json").read_text())["name"]["test"],
         "images": images,
+        "precision": options.precision,
     }
