@@ -22,6 +22,7 @@ IWAE = "tables/iwae.csv"
 BOUND_QUANTITIES = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")
 BOUND_COLUMNS = ("cell", "kind", "kl_weight", "levels", "resolution", "auxiliary", "seed", "data_set", "images", *BOUND_QUANTITIES)
 IWAE_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "elbo_bits_per_dim", "iwae_bits_per_dim", "iwae_bits_per_dim_standard_error")
+GROWTH_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "iwae_bits_per_dim", "iwae_bits_per_dim_standard_error", "gain", "gain_standard_error")
 HISTORY_COLUMNS = ("step", "kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
 
 
@@ -33,6 +34,11 @@ def bound_path(cell: Cell, seed: int) -> str:
 def iwae_path(cell: Cell, seed: int) -> str:
     """The importance-sampled bound of a cell, below results/<preset>/."""
     return f"evaluate/{cell.name}/seed~{seed}/iwae.csv"
+
+
+def growth_path(cell: Cell, seed: int) -> str:
+    """The importance-sampled bound of a cell with fewer samples, below results/<preset>/."""
+    return f"evaluate/{cell.name}/seed~{seed}/growth.csv"
 
 
 def samples_path(cell: Cell, seed: int) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agave import cells
 from agave.cells import Cell
 from agave.config import Params
 from agave.files import atomic_write
-from agave.results import BOUND_COLUMNS, BOUNDS, IWAE, IWAE_COLUMNS, Results, Row, bound_path, iwae_path
+from agave.results import BOUND_COLUMNS, BOUND_QUANTITIES, BOUNDS, IWAE, IWAE_COLUMNS, Results, Row, bound_path, iwae_path
 from agave.tabular import write_csv
 
 PUBLISHED_DATA_SET = "CIFAR-10 test"
@@ -94,7 +96,7 @@ def write_tables(params: Params, preset: str, results: Path) -> None:
     """Gather the bounds of all cells and write Table 1.
 
     Only the cells and seeds of the grid are read: folders left by an earlier grid are ignored.
-    Writes tables/bounds.csv, iwae.csv and table1.csv, table1.md, table1.tex below `results`.
+    Writes tables/bounds.csv, iwae.csv, table1.csv, table1.md, table1.tex and metrics.json below `results`.
 
     Args:
         params: the parameters of the preset.
@@ -112,7 +114,12 @@ def write_tables(params: Params, preset: str, results: Path) -> None:
     write_csv(results / IWAE, iwae)
     rows = _table_1(source, bounds, iwae)
     write_csv(folder / "table1.csv", [_csv_row(*row) for row in rows])
-    for name, text in (("table1.md", _markdown(rows, preset)), ("table1.tex", _latex(rows, preset))):
+    texts = {
+        "table1.md": _markdown(rows, preset),
+        "table1.tex": _latex(rows, preset),
+        "metrics.json": json.dumps(_metrics(source, bounds, rows), indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -185,6 +192,19 @@ def _table_1(source: Results, bounds: list[Row], iwae: list[Row]) -> list[tuple[
         row = Published(f"AGAVE, {size} auxiliary image", "Lucas & Verbeek, 2017, text" if value else "not in the paper", "", value)
         table.append((row, bound(cell, f"AGAVE, λ = {cell.kl_weight:g}, {size}")))
     return table
+
+
+def _metrics(source: Results, bounds: list[Row], rows: Sequence[tuple[Published, Measured | None]]) -> dict[str, Any]:
+    """What `dvc metrics diff` compares, bits/dim, means over seeds: each term of each cell's bound, and our numbers of Table 1."""
+    terms: dict[str, dict[str, float]] = {}
+    for cell in cells.all_cells(source.params):
+        own = [row for row in bounds if row["cell"] == cell.name]
+        terms[cell.name] = {
+            quantity: round(math.fsum(source.number(BOUNDS, row, quantity) for row in own) / len(own), 6)
+            for quantity in BOUND_QUANTITIES
+            if own[0][quantity] != ""
+        }
+    return {"table1": {ours.setting: round(ours.bits_per_dim, 6) for _, ours in rows if ours is not None}, "cells": terms}
 
 
 def _csv_row(published: Published, ours: Measured | None) -> Row:

@@ -11,7 +11,7 @@ from agave import cells
 from agave.cells import Cell
 from agave.config import Params
 from agave.figures import history_paths
-from agave.results import HISTORY_COLUMNS, bound_path, iwae_path, samples_path
+from agave.results import GROWTH_COLUMNS, HISTORY_COLUMNS, bound_path, growth_path, iwae_path, samples_path
 
 
 def images(generator: np.random.Generator, count: int, size: int, detail: int = 4) -> np.ndarray:
@@ -66,6 +66,17 @@ def write_row(path: Path, row: dict[str, object]) -> None:
         writer.writerow(row)
 
 
+def write_growth(path: Path, same: dict[str, object], one_sample: float, samples: int) -> None:
+    counts = [count for count in (1, 2, 5, 10, 50, 150) if count < samples] + [samples]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*same, *GROWTH_COLUMNS[-5:]])
+        writer.writeheader()
+        for count in counts:
+            gain = 0.004 * float(np.log(count))
+            values = (count, one_sample - gain, 0.12, gain, 0.0002 * (count > 1))
+            writer.writerow(same | dict(zip(GROWTH_COLUMNS[-5:], values, strict=True)))
+
+
 def write_results(params: Params, results: Path, data_set: str = "photos test (500 crops)") -> None:
     """Everything that `agave tables` and `agave figure` read."""
     size, count = params.prepare.image_size, params.sample.images
@@ -85,13 +96,21 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
                     "iwae_bits_per_dim_standard_error": 0.12,
                 }
                 write_row(results / iwae_path(cell, seed), same | numbers)
+                write_growth(results / growth_path(cell, seed), same | {"images": 50}, one_sample, params.evaluate.iwae_samples)
             arrays = {"original": images(np.random.default_rng(1), count, size, 6)}
             for index, key in enumerate(("reconstruction", "prior")):
                 arrays[key] = images(np.random.default_rng(100 * number + index), count, cell.resolution)
                 noise = np.random.default_rng(index).normal(0, 12, (count, size, size, 3))
                 scale = size // cell.resolution
                 arrays[f"{key}_sample"] = (arrays[key].repeat(scale, 1).repeat(scale, 2) + noise).clip(0, 255).astype(np.uint8)
-            keys = {"vae": ("original", "reconstruction", "prior"), "pixelcnn": ("prior_sample",), "agave": tuple(arrays)}[cell.kind]
+            arrays["completion"] = arrays["original"].copy()
+            rows = params.sample.completion_rows
+            arrays["completion"][:, rows:] = arrays["prior_sample"][:, rows:]
+            keys = {
+                "vae": ("original", "reconstruction", "prior"),
+                "pixelcnn": ("original", "prior_sample", "completion"),
+                "agave": tuple(arrays),
+            }[cell.kind]
             path = results / samples_path(cell, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(path, **{key: arrays[key] for key in keys})

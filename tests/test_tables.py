@@ -1,6 +1,7 @@
 """Tables from a results tree made up by fake_results."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from agave import cells, tables
 from agave.cells import Cell
 from agave.config import Params, load
 from agave.errors import UserError
-from agave.results import bound_path, iwae_path
+from agave.results import BOUND_QUANTITIES, bound_path, iwae_path
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 
@@ -41,6 +42,25 @@ def test_bounds_hold_the_grid_and_nothing_else(params: Params, tmp_path: Path) -
     for row in rows:
         assert row == read(tmp_path / f"evaluate/{row['cell']}/seed~0/bound.csv")[0]
     assert [row["cell"] for row in read(tmp_path / "tables/iwae.csv")] == [cell.name for cell in cells.table_cells(params)]
+
+
+def test_metrics_are_the_means_that_the_tables_show(params: Params, tmp_path: Path) -> None:
+    params = with_grid(params, seeds=[0, 1])
+    write_results(params, tmp_path)
+    tables.write_tables(params, "tiny", tmp_path)
+    metrics = json.loads((tmp_path / "tables/metrics.json").read_text(encoding="utf-8"))
+    rows = read(tmp_path / "tables/bounds.csv")
+    assert list(metrics["cells"]) == [cell.name for cell in cells.all_cells(params)]
+    for name, terms in metrics["cells"].items():
+        own = [row for row in rows if row["cell"] == name]
+        assert len(own) == 2
+        for quantity in BOUND_QUANTITIES:
+            if own[0][quantity] == "":
+                assert quantity not in terms
+            else:
+                assert terms[quantity] == pytest.approx(sum(float(row[quantity]) for row in own) / 2, abs=1e-6)
+    table1 = {row["our_model"]: float(row["our_bits_per_dim"]) for row in read(tmp_path / "tables/table1.csv") if row["our_model"]}
+    assert metrics["table1"] == table1
 
 
 def test_table_1_has_the_twelve_rows_of_the_paper_in_order(params: Params, tmp_path: Path) -> None:
@@ -125,7 +145,7 @@ def test_combine_keeps_one_seed_as_it_is_and_does_not_shrink_the_image_error() -
 
 
 def test_same_inputs_give_the_same_bytes(params: Params, tmp_path: Path) -> None:
-    names = ("bounds.csv", "iwae.csv", "table1.csv", "table1.md", "table1.tex")
+    names = ("bounds.csv", "iwae.csv", "table1.csv", "table1.md", "table1.tex", "metrics.json")
     for folder in ("one", "two"):
         write_results(params, tmp_path / folder)
         tables.write_tables(params, "tiny", tmp_path / folder)

@@ -12,10 +12,10 @@ from agave import cells
 from agave.cells import Cell
 from agave.config import Params
 from agave.errors import UserError
-from agave.results import BOUNDS, Results, samples_path
+from agave.results import BOUNDS, Results, growth_path, samples_path
 
-NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "training")
-IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6")
+NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "completions", "growth", "training")
+IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6", "completions")
 
 
 def figure_cells(name: str, params: Params) -> list[Cell]:
@@ -31,6 +31,10 @@ def figure_cells(name: str, params: Params) -> list[Cell]:
         return [*cells.kl_weight_cells(params), pixelcnn]
     if name in ("5a", "5b"):
         return cells.levels_cells(params)
+    if name == "completions":
+        return [cells.table_cells(params)[1], pixelcnn]
+    if name == "growth":
+        return cells.table_cells(params)
     if name == "6":
         # PAPER: lambda of the four models of Figure 6 is not given; (a) and (b) as in Figure 5, (c) and (d) as trained.
         full = Cell(kl_weight=params.grid.levels_kl_weight, resolution=params.prepare.image_size)
@@ -60,6 +64,8 @@ def inputs(name: str, params: Params) -> list[str]:
         return []
     if name == "training":
         return list(history_paths(params).values())
+    if name == "growth":
+        return [growth_path(cell, seed) for cell in figure_cells(name, params) for seed in params.grid.seeds]
     if name in IMAGE_FIGURES:
         return [BOUNDS, *(samples_path(cell, params.grid.seeds[0]) for cell in figure_cells(name, params))]
     return [BOUNDS]

@@ -1,4 +1,4 @@
-"""Figures 4, 5b and the training curves."""
+"""Figures 4, 5b, the growth of the bound and the training curves."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 from agave import cells
 from agave.cells import Cell
 from agave.figures import figure_cells, history_paths
-from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, SMALL, WIDTH, save, style, wrap
-from agave.results import BOUND_QUANTITIES, BOUNDS, HISTORY_COLUMNS, Results, Row
+from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, SMALL, WIDTH, save, style, wrap
+from agave.results import BOUND_QUANTITIES, BOUNDS, GROWTH_COLUMNS, HISTORY_COLUMNS, Results, Row, growth_path
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def estimate(source: Results, cell: Cell, quantity: str) -> Estimate:
 
 
 def draw(name: str, source: Results) -> None:
-    """Draw one of the figures 4, 5b and training.
+    """Draw one of the figures 4, 5b, growth and training.
 
     Raises:
         UserError: an input is missing or damaged.
     """
-    makers = {"4": _figure_4, "5b": _figure_5b, "training": _training}
+    makers = {"4": _figure_4, "5b": _figure_5b, "growth": _growth, "training": _training}
     with style():
         figure, rows = makers[name](source)
         save(figure, name, source, rows)
@@ -98,6 +98,7 @@ def _row(source: Results, cell: Cell, quantity: str, found: Estimate) -> Row:
     }
 
 
+GROWTH_STYLES = [(ORANGE, "s"), (BLUE, "o"), (GREEN, "^"), (PINK, "D"), (SKY, "v")]
 SMOOTH = 9  # rows of a training history that are averaged; odd
 CURVES = {  # quantity: (label, colour, dashes); solid: bits/dim of a decoder; dashed: reconstruction terms
     "vae_bits_per_dim": ("VAE decoder", ORANGE, "-"),
@@ -209,6 +210,42 @@ def _figure_5b(source: Results) -> tuple[Figure, list[Row]]:
     shared = "" if len(source.params.grid.seeds) > 1 else " The images are the same for all models: these errors go up and down together."
     _caption(figure, source, f"Bars: {_error_note(source)}.{shared}")
     return figure, [_row(source, cell, "pixelcnn_bits_per_dim", one) for cell, one in zip(shown, found, strict=True)]
+
+
+def _growth(source: Results) -> tuple[Figure, list[Row]]:
+    seeds = source.params.grid.seeds
+    shown = figure_cells("growth", source.params)
+    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    drawn: list[Row] = []
+    counts: list[float] = []
+    for cell, (color, marker) in zip(shown, GROWTH_STYLES * len(shown), strict=False):
+        paths = [growth_path(cell, seed) for seed in seeds]
+        found = [source.rows(path, GROWTH_COLUMNS) for path in paths]
+        columns = {
+            column: [[source.number(path, row, column) for row in rows] for path, rows in zip(paths, found, strict=True)]
+            for column in ("samples", "gain", "gain_standard_error")
+        }
+        counts = columns["samples"][0]
+        if any(other != counts for other in columns["samples"]):
+            raise source.wrong(paths[-1], "has other numbers of samples than the first seed")
+        gains = np.mean(columns["gain"], axis=0)
+        errors = np.sqrt(np.mean(np.square(columns["gain_standard_error"]), axis=0))  # over images, the same ones for every seed
+        size = "" if cell.resolution == source.params.prepare.image_size else f", {cell.resolution}×{cell.resolution}"
+        label = "VAE alone" if cell.kind == "vae" else f"λ = {cell.kl_weight:g}{size}"
+        axes.errorbar(counts, gains, errors, color=color, marker=marker, capsize=2.5, elinewidth=0.9, label=label)
+        drawn += [{column: row[column] for column in GROWTH_COLUMNS} for rows in found for row in rows]
+    axes.xaxis.set_major_locator(FixedLocator(counts))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("importance samples K")
+    axes.set_ylabel("bits/dim below the one-sample bound")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1.03))
+    images = ", ".join(sorted({row["images"] for row in drawn}))
+    note = f"Gain of the bound with K samples over that with the first one; {images} images. Bars: standard error over images of the gain"
+    _caption(figure, source, note + (f", mean over {len(seeds)} seeds." if len(seeds) > 1 else "."), drawn[0]["data_set"])
+    return figure, drawn
 
 
 def _smooth(values: list[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Figures 1, 3, 5a and 6: grids of images."""
+"""Figures 1, 3, 5a, 6 and the completions: grids of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Images = NDArray[np.uint8]
 
 
 def draw(name: str, source: Results) -> None:
-    """Draw one of the figures 1a, 1b, 1c, 3a, 3b, 5a and 6.
+    """Draw one of the figures 1a, 1b, 1c, 3a, 3b, 5a, 6 and completions.
 
     Raises:
         UserError: an input is missing or damaged.
@@ -31,6 +31,7 @@ def draw(name: str, source: Results) -> None:
         "3b": _figure_3b,
         "5a": _figure_5a,
         "6": _figure_6,
+        "completions": _completions,
     }
     with style():
         figure, arrays = makers[name](source)
@@ -118,6 +119,21 @@ def _figure_6(source: Results) -> tuple[Figure, dict[str, Images]]:
         panels.append(Block(np.stack([enlarge(pair[0], height), pair[1]]), ("VS", "PS"), title=title))
     note = f"VS: VAE sample f(z), pixels enlarged to the size of x. PS: PixelCNN sample given VS. {_random(source)}"
     return _compose(source, [panels[start : start + 2] for start in range(0, len(panels), 2)], _footnote(source, note)), shown
+
+
+def _completions(source: Results) -> tuple[Figure, dict[str, Images]]:
+    cell, alone = figure_cells("completions", source.params)
+    rows = source.params.sample.completion_rows
+    shown = _same_images(source, "completions", ["completion"])
+    shown["given"] = shown["original"].copy()
+    shown["given"][:, rows:] = 255
+    shown["f(z)"] = enlarge(source.images(cell, ["reconstruction"])["reconstruction"][: len(shown["original"])], shown["original"].shape[1])
+    labels = ["original", "given", "PixelCNN++ alone", "f(z)", f"AGAVE, λ = {cell.kl_weight:g}"]
+    keys = ["original", "given", f"{alone.name}/completion", "f(z)", f"{cell.name}/completion"]
+    note = f"The first {rows} rows are given, the others drawn pixel by pixel. PixelCNN++ alone knows what is given; AGAVE also f(z), "
+    note += f"z ~ q(z|x) of the whole original. Temperature {source.params.sample.temperature:g}. {_random(source)}"
+    page = [[Block(np.stack([shown[key] for key in keys]), tuple(labels))]]
+    return _compose(source, page, _footnote(source, note)), shown
 
 
 def enlarge(images: Images, size: int) -> Images:
