@@ -1,4 +1,5 @@
 # Parameters, wildcards and the functions that the rules share.
+import functools
 import os
 import re
 import shlex
@@ -7,24 +8,25 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-from agave import cells, config as parameters, figures, source, tables
+from agave import cells, config as parameters, figures, plan, pruning, source, tables
+from agave.errors import UserError
 
 SOURCES = {step: source.digest(step) for step in source.ENTRY_MODULES}
 
 
 def checked_parameters():
-    """The parameters of the chosen preset; the other presets and what came by --config are checked too.
+    """The parameters of the chosen preset and the throughput that is assumed; the other presets and --config are checked too.
 
     Raises:
         SystemExit: a parameter is wrong; the one line printed names it and what is accepted.
     """
     try:
-        own = {key: value for key, value in config.items() if key not in ("preset", "images")}
+        own = {key: value for key, value in config.items() if key not in ("preset", "images", "tflops")}
         document = parameters.read("params.yaml")
         changed = [key for key in own if own[key] != document.get(key)]
         if changed:
             raise parameters.ConfigError(
-                f"--config {changed[0]}=...: not accepted; accepted: preset=NAME and images=PATH. Everything else is set in params.yaml"
+                f"--config {changed[0]}=...: not accepted; accepted: preset=NAME, images=PATH and tflops=T. Everything else is set in params.yaml"
             )
         chosen = parameters.resolve(config)
         path = config.get("images") or (chosen.prepare.path if chosen.prepare.source == "images" else None)
@@ -34,12 +36,15 @@ def checked_parameters():
             )
         for preset in own:
             parameters.resolve(config, preset)
-        return chosen
-    except parameters.ConfigError as error:
+        tflops = config.get("tflops")
+        if not isinstance(tflops, (int, float, type(None))):
+            raise parameters.ConfigError(f"--config tflops={tflops}; accepted: a positive number, sustained TFLOP/s of one device")
+        return chosen, plan.stated(chosen, tflops)
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 
-PARAMS = checked_parameters()
+PARAMS, THROUGHPUT = checked_parameters()
 PRESET = str(config["preset"])
 SEEDS = PARAMS.grid.seeds
 RESULTS = f"results/{PRESET}"
@@ -64,6 +69,11 @@ def block(*names, without=()):
     return {key: item for key, item in value.model_dump().items() if key not in without}
 
 
+def compute():
+    """What of the block `compute` changes results beyond rounding."""
+    return block("compute", without=["images_per_pass", "checkpointing", "compile"])
+
+
 def networks(cell):
     """The part of the block `model` that a cell depends on."""
     model = block("model")
@@ -75,6 +85,32 @@ def networks(cell):
 def cell_of(wildcards):
     """The cell that a job computes."""
     return cells.parse(wildcards.cell, PARAMS.prepare.image_size, PARAMS.pretrain.vae_kl_weight)
+
+
+@functools.cache
+def planned(step, kind, resolution):
+    """The estimated cost of a job; the cells of a grid differ in it by their networks alone."""
+    return plan.job(PARAMS, step, cells.Cell(kind, resolution=resolution))
+
+
+def planned_job(step, wildcards):
+    """The estimated cost of the job that has these wildcards."""
+    if step == "pretrain_vae":
+        return planned(step, "vae", int(wildcards.resolution))
+    if step == "pretrain_pixelcnn":
+        return planned(step, "pixelcnn", PARAMS.prepare.image_size)
+    cell = cell_of(wildcards)
+    return planned(step, cell.kind, cell.resolution)
+
+
+def memory(step):
+    """For `mem_mb`: the estimated memory of a job, more at each attempt."""
+    return lambda wildcards, attempt: plan.mem_mb(planned_job(step, wildcards), attempt)
+
+
+def minutes(step):
+    """For `runtime`: twice the estimated time of a job, on a device that sustains what --config tflops=T says."""
+    return lambda wildcards, attempt: plan.minutes(planned_job(step, wildcards), THROUGHPUT, attempt)
 
 
 def cell_files(step, name, chosen=None, seeds=SEEDS):

@@ -15,22 +15,23 @@ rule joint_cell:
         "logs/{preset}/joint/{cell}/seed~{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=1200,
-        runtime=60,
+        mem_mb=memory("joint_cell"),
+        runtime=minutes("joint_cell"),
         gpu=1,
     params:
         model=lambda wildcards: networks(cell_of(wildcards)),
-        compute=block("compute"),
+        compute=compute(),
         joint=block("joint"),
         pretrained=pretrained_options,
         source=SOURCES["joint"],
     shell:
         "exec agave joint {wildcards.cell} --preset {wildcards.preset} --seed {wildcards.seed} {params.pretrained}"
-        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) > {log} 2>&1"
+        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) --devices {resources.gpu} > {log} 2>&1"
 
 
 rule joint:
     input:
+        PRUNED,
         expand(
             rules.joint_cell.output,
             preset=PRESET,

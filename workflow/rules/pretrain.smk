@@ -15,18 +15,18 @@ rule pretrain_vae:
         "logs/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=1200,
-        runtime=60,
+        mem_mb=memory("pretrain_vae"),
+        runtime=minutes("pretrain_vae"),
         gpu=1,
     params:
         model=networks(cells.Cell("vae")),
-        compute=block("compute"),
+        compute=compute(),
         pretrain=block("pretrain", "vae"),
         kl_weight=PARAMS.pretrain.vae_kl_weight,
         source=SOURCES["pretrain"],
     shell:
         "exec agave pretrain vae --preset {wildcards.preset} --resolution {wildcards.resolution} --seed {wildcards.seed}"
-        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) > {log} 2>&1"
+        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) --devices {resources.gpu} > {log} 2>&1"
 
 
 rule pretrain_pixelcnn:
@@ -44,21 +44,22 @@ rule pretrain_pixelcnn:
         "logs/{preset}/pretrain/pixelcnn/seed~{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=1200,
-        runtime=60,
+        mem_mb=memory("pretrain_pixelcnn"),
+        runtime=minutes("pretrain_pixelcnn"),
         gpu=1,
     params:
         model=networks(cells.Cell("pixelcnn")),
-        compute=block("compute"),
+        compute=compute(),
         pretrain=block("pretrain", "pixelcnn"),
         source=SOURCES["pretrain"],
     shell:
         "exec agave pretrain pixelcnn --preset {wildcards.preset} --seed {wildcards.seed}"
-        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) > {log} 2>&1"
+        " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) --devices {resources.gpu} > {log} 2>&1"
 
 
 rule pretrain:
     input:
+        PRUNED,
         expand(rules.pretrain_pixelcnn.output, preset=PRESET, seed=SEEDS),
         expand(
             rules.pretrain_vae.output,

@@ -13,8 +13,8 @@ rule sample_cell:
         "logs/{preset}/sample/{cell}/seed~{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=1200,
-        runtime=60,
+        mem_mb=memory("sample_cell"),
+        runtime=minutes("sample_cell"),
         gpu=1,
     params:
         model=lambda wildcards: networks(cell_of(wildcards)),
@@ -27,4 +27,5 @@ rule sample_cell:
 
 rule sample:
     input:
+        PRUNED,
         cell_files("sample", "samples.npz", seeds=SEEDS[:1]),

@@ -1,4 +1,4 @@
-# All bounds of the grid, and Table 1. Cells that an earlier grid left behind are no input and show nowhere.
+# All bounds of the grid, Table 1, and what `dvc metrics` compares. Cells that an earlier grid left behind are no input.
 rule write_tables:
     input:
         expand("results/{{preset}}/{path}", path=tables.inputs(PARAMS)),
@@ -13,6 +13,7 @@ rule write_tables:
         ),
         markdown="results/{preset}/tables/table1.md",
         latex="results/{preset}/tables/table1.tex",
+        metrics="results/{preset}/tables/metrics.json",
     log:
         "logs/{preset}/tables.log",
     benchmark:
