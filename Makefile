@@ -15,12 +15,12 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help install demo test check bench schema docs format clean
+.PHONY: help install demo plan test test-slurm check bench dvc-commit dvc-checkout schema docs format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@echo "make TARGET [PRESET=demo]"
-	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 16
 
 install: .venv/installed  ## install what uv.lock says into .venv
 
@@ -33,8 +33,14 @@ demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, witho
 	@echo "  results/$(PRESET)/figures/              the other figures, as PDF and PNG, with the data behind each"
 	@echo "  results/$(PRESET)/tables/table1.md      Table 1 with our rows"
 
-test: .venv/installed  ## run the tests
-	pytest -n auto
+plan: .venv/installed  ## what PRESET will cost: jobs, arithmetic, memory, hours; ARGS="--calibrate" measures this machine
+	agave plan --preset $(PRESET) $(ARGS)
+
+test: .venv/installed  ## run the tests (without test-slurm)
+	pytest -n auto --dist loadfile
+
+test-slurm: .venv/installed  ## run the slurm profile on a throw-away Slurm, with faults (root; Debian: slurm-wlm slurmctld slurmd munge)
+	python tests/slurm/cluster.py pytest -s -m slurm tests/slurm
 
 check: .venv/installed  ## format, lint, types, workflow
 	ruff format --check .
@@ -45,6 +51,19 @@ check: .venv/installed  ## format, lint, types, workflow
 
 bench: .venv/installed  ## time and largest job of each step, from the logs of PRESET
 	python benchmarks/workflow.py --preset $(PRESET)
+
+dvc-commit: .venv/installed  ## after a run by hand: record the results of the preset that params.yaml names in dvc.lock
+	@snakemake all --dry-run --profile $(PROFILE) 2>&1 | grep "Nothing to be done" >/dev/null || { \
+	  echo "error: not recorded, because results are missing or out of date; finish them first: snakemake all --profile $(PROFILE)" >&2; \
+	  exit 1; }
+	dvc commit --force --quiet
+	dvc status
+
+dvc-checkout: .venv/installed  ## after dvc pull or git checkout: the results that dvc.lock names count as finished
+	dvc checkout
+	dvc status --quiet || { dvc status; \
+	  echo "error: this differs from dvc.lock, so the results do not count as finished; see docs/dvc.md" >&2; exit 1; }
+	snakemake all --touch --forceall --cores 1 --quiet all --profile $(PROFILE)
 
 schema: .venv/installed  ## write workflow/schemas/params.schema.json from agave/config.py
 	agave config --schema > workflow/schemas/params.schema.json

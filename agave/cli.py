@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from agave import cells, config
 from agave.config import Params
 from agave.errors import UserError
+from agave.files import atomic_write
 
 FolderArgument = click.Path(file_okay=False, path_type=Path)
 FileArgument = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -53,17 +55,44 @@ def _preset_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def _all_of(options: list[Callable[..., Any]], command: Callable[..., None]) -> Callable[..., None]:
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _state_options(command: Callable[..., None]) -> Callable[..., None]:
+    options: list[Callable[..., Any]] = [
+        click.option("--state-dir", type=FolderArgument, default="work", help="Folder of the rolling states that a rerun resumes from."),
+        click.option(
+            "--save-every",
+            type=click.FloatRange(min=0),
+            default=300.0,
+            metavar="SECONDS",
+            envvar="AGAVE_SAVE_EVERY",
+            help="Time between saved states.",
+        ),
+        click.option("--time-limit", type=click.FloatRange(min=0), metavar="SECONDS", help="Save and stop after this time; exit code 1."),
+    ]
+    return _all_of(options, command)
+
+
 def _training_options(command: Callable[..., None]) -> Callable[..., None]:
-    options = [
+    options: list[Callable[..., Any]] = [
         click.option("--seed", type=click.IntRange(min=0), default=0, help="Of weights, data order and noise."),
         click.option("--data", type=FolderArgument, required=True, help="Folder made by `agave prepare`."),
         click.option("--output", type=FolderArgument, required=True, help="Folder for the trained weights."),
-        click.option("--state-dir", type=FolderArgument, default="work", help="Folder of the rolling states that a rerun resumes from."),
-        click.option("--save-every", type=click.FloatRange(min=0), default=300.0, metavar="SECONDS", help="Time between saved states."),
-        click.option("--time-limit", type=click.FloatRange(min=0), metavar="SECONDS", help="Save and stop after this time; exit code 1."),
+        _state_options,
+        click.option(
+            "--devices",
+            type=click.IntRange(min=0),
+            default=1,
+            help="GPUs (processes on a CPU) that share a batch; 0: $CUDA_VISIBLE_DEVICES.",
+        ),
+        click.option(
+            "--tensorboard", type=FolderArgument, envvar="AGAVE_TENSORBOARD", help="Folder for TensorBoard; also $AGAVE_TENSORBOARD."
+        ),
         *_place_options,
     ]
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    return _all_of(options, command)
 
 
 _place_options = [
@@ -74,7 +103,7 @@ _place_options = [
 
 
 def _model_options(command: Callable[..., None]) -> Callable[..., None]:
-    options = [
+    options: list[Callable[..., Any]] = [
         click.argument("cell"),
         click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the training."),
         click.option("--data", type=FolderArgument, required=True, help="Folder made by `agave prepare`."),
@@ -82,7 +111,7 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--output", type=FolderArgument, required=True, help="Folder for the results."),
         *_place_options,
     ]
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    return _all_of(options, command)
 
 
 def _cell(params: Params, name: str) -> cells.Cell:
@@ -106,12 +135,32 @@ def _blocks(params: Params, *names: str) -> dict[str, Any]:
     return {name: getattr(params, name).model_dump() for name in names}
 
 
-def _place(step: str, device: str | None, threads: int | None, state_dir: Path = Path("work"), **limits: Any) -> Any:
+def _launch(devices: int) -> None:
+    """Start this command again as several processes by torchrun, one a device, unless it is one of them already.
+
+    The command is replaced, so that signals reach torchrun; it hands them on and leaves the processes ten minutes to save.
+    """
+    devices = devices or len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))  # for a site that gives GPUs by another name
+    if devices > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={devices}", "--shutdown-timeout=600"]
+        os.execv(sys.executable, [sys.executable, "-m", *torchrun, "-m", "agave.cli", *sys.argv[1:]])
+
+
+def _place(
+    step: str,
+    device: str | None,
+    threads: int | None,
+    state_dir: Path = Path("work"),
+    devices: int = 1,
+    tensorboard: Path | None = None,
+    **limits: Any,
+) -> Any:
+    _launch(devices)
     from agave.runs import Place
     from agave.source import digest
     from agave.training import Stop
 
-    return Place(state=state_dir, device=device, threads=threads, stop=Stop(**limits), source=digest(step))
+    return Place(state=state_dir, device=device, threads=threads, stop=Stop(**limits), source=digest(step), tensorboard=tensorboard)
 
 
 @main.command("config")
@@ -162,10 +211,11 @@ def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, *
     blocks = _blocks(params, "model", "compute") | {"pretrain": getattr(params.pretrain, part).model_dump()}
     if _show(dry_run, blocks, part=part, resolution=resolution, **arguments):
         return
+    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
+    place = _place("pretrain", **arguments)
     from agave.runs import pretrain as run
 
-    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
-    run(params, part, resolution, seed, data, output, _place("pretrain", **arguments))
+    run(params, part, resolution, seed, data, output, place)
 
 
 @main.command()
@@ -182,25 +232,41 @@ def joint(params: Params, cell: str, vae: Path | None, pixelcnn: Path | None, dr
     found = _cell(params, cell)
     if _show(dry_run, _blocks(params, "model", "compute", "joint"), cell=cell, vae=vae, pixelcnn=pixelcnn, **arguments):
         return
+    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
+    place = _place("joint", **arguments)
     from agave.runs import joint as run
 
-    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
-    run(params, found, seed, data, vae, pixelcnn, output, _place("joint", **arguments))
+    run(params, found, seed, data, vae, pixelcnn, output, place)
 
 
 @main.command()
 @_preset_options
 @click.option("--iwae", is_flag=True, help="The importance-sampled bound (K = evaluate.iwae_samples) instead of the one-sample bound.")
+@click.option("--shard", metavar="I-of-N", help="With --iwae: only this part of the images, as iwae-I-of-N.npz in the output folder.")
+@click.option("--gather", type=click.IntRange(min=1), metavar="N", help="With --iwae: join the N parts in the output folder; needs no GPU.")
+@click.option("--memory", type=click.IntRange(min=1), metavar="MIB", help="That networks and activations may take; default: by the device.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", help="bfloat16: a quick look, not for reports.")
+@_state_options
 @_model_options
-def evaluate(params: Params, cell: str, iwae: bool, dry_run: bool, model: Path, **arguments: Any) -> None:
+def evaluate(params: Params, cell: str, iwae: bool, shard: str | None, gather: int | None, dry_run: bool, **arguments: Any) -> None:
     """Evaluate CELL on the test images: bounds in bits per dimension, split into their terms."""
     found = _cell(params, cell)
-    if _show(dry_run, _blocks(params, "model", "compute", "evaluate"), cell=cell, iwae=iwae, model=model, **arguments):
+    if (shard or gather) and (not iwae or (shard and gather)):
+        raise UserError("--shard and --gather: accepted with --iwae, one of the two")
+    if _show(dry_run, _blocks(params, "model", "compute", "evaluate"), cell=cell, iwae=iwae, shard=shard, gather=gather, **arguments):
         return
+    from agave.evaluation import Options, evaluate_iwae, gather_iwae
     from agave.evaluation import evaluate as run
+    from agave.importance import parse_shard
 
-    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
-    run(params, found, seed, data, model, output, _place("evaluate", **arguments), iwae=iwae)
+    memory, precision = arguments.pop("memory"), arguments.pop("precision")
+    seed, data, model, output = (arguments.pop(name) for name in ("seed", "data", "model", "output"))
+    where = params, found, seed, data, model, output
+    if gather:
+        gather_iwae(*where, gather, precision)
+        return
+    options = Options(parse_shard(shard) if shard else None, None if memory is None else memory * 2**20, precision)
+    (evaluate_iwae if iwae else run)(*where, _place("evaluate", **arguments), options)
 
 
 @main.command()
@@ -234,10 +300,32 @@ def tables(context: click.Context, params: Params, results: Path) -> None:
 @click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
 @click.pass_context
 def figure(context: click.Context, name: str, params: Params, results: Path) -> None:
-    """Draw figure NAME (1a 1b 1c 2 3a 3b 4 5a 5b 6 training) as PDF and PNG, with the data behind it."""
+    """Draw figure NAME (1a 1b 1c 2 3a 3b 4 5a 5b 6 completions growth training) as PDF and PNG, with the data behind it."""
     from agave.figures import draw
 
     draw(name, params, _preset_name(context), results)
+
+
+@main.command()
+@_preset_options
+@click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+@click.option("--aside", type=FolderArgument, help="Where to; default: the first new folder work/pruned/PRESET/NUMBER.", show_default=False)
+@click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
+@click.pass_context
+def prune(context: click.Context, params: Params, results: Path, aside: Path | None, dry_run: bool) -> None:
+    """Set results of models that the grid does not name any more aside: moved, never deleted."""
+    from agave import pruning
+
+    preset = _preset_name(context)
+    if results.resolve().name != preset:
+        raise UserError(f"--results {results}: not the folder of the preset {preset}; accepted: a folder of that name, as results/{preset}")
+    aside = aside or pruning.free_folder(preset)
+    paths = pruning.stale(params, results)
+    for path in paths:
+        click.echo(f"{results / path} -> {aside / path}")
+    if not dry_run:
+        pruning.set_aside(paths, results, aside)
+        click.echo(f"{len(paths)} results set aside; one that is moved back counts as finished when the grid names it again")
 
 
 @main.command()
@@ -248,6 +336,36 @@ def summary(context: click.Context, params: Params) -> None:
     from agave.summary import report, summarize
 
     click.echo(report(summarize(params), _preset_name(context)), nl=False)
+
+
+@main.command()
+@_preset_options
+@click.option("--tflops", type=float, metavar="T", help="Sustained TFLOP/s of one device in training; default: a figure for the preset's.")
+@click.option("--calibrate", is_flag=True, help="Measure it here, by real training steps of the preset's networks: about a minute.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, help="With --calibrate: processor cores that make one device.")
+@click.option("--gpus", "--devices", "devices", type=click.IntRange(min=1), default=1, help="Devices side by side, for the wall time.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan to this file as well.")
+@click.pass_context
+def plan(
+    context: click.Context, params: Params, tflops: float | None, calibrate: bool, threads: int, devices: int, json_file: Path | None
+) -> None:
+    """Print what a preset will cost before it runs: jobs, steps, arithmetic, memory and hours of each rule and in all."""
+    from agave import plan as planning
+
+    if calibrate and tflops is not None:
+        raise click.UsageError("--tflops and --calibrate exclude each other: one states the throughput, the other measures it.")
+    throughput = planning.stated(params, tflops)
+    if calibrate:
+        from agave.calibration import calibrate as measure
+
+        click.echo("measuring this machine, about a minute ...", err=True)
+        throughput = measure(params, threads)
+    preset = _preset_name(context)
+    made = planning.make(params, throughput, devices)
+    if json_file is not None:
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps({"preset": preset} | made, indent=2) + "\n")
+    click.echo(planning.report(made, params, preset), nl=False)
 
 
 @main.command("import-weights")

@@ -114,6 +114,13 @@ class Compute(Block):
 
     device: Literal["cuda", "cpu", "auto"] = Field(description="cuda: refuse to run without a GPU; auto: a GPU if there is one")
     precision: Literal["float32", "bfloat16"] = Field(description="of the convolutions while training; likelihoods stay float32")
+    images_per_pass: PositiveInt | None = Field(
+        description="most images computed at once on a device while training, the batch being gathered over passes; null: all of its share"
+    )
+    checkpointing: bool = Field(
+        description="compute activations again in the backward pass instead of keeping them: less memory, more time"
+    )
+    compile: bool = Field(description="let torch.compile fuse the networks while training; needs a C++ compiler on a CPU")
 
 
 class Training(Block):
@@ -185,7 +192,7 @@ class Grid(Block):
 class Evaluate(Block):
     """The bounds that are reported."""
 
-    batch: PositiveInt = Field(description="images (or image samples) per forward pass; does not change the result")
+    batch: PositiveInt = Field(description="images (or image samples) per forward pass, at most; does not change the result")
     iwae_samples: PositiveInt = Field(description="K of the importance-sampled bound (IWAE)")
     iwae_images: PositiveInt | None = Field(description="the first so many test images for IWAE; null: all")
     seed: int = Field(ge=0, description="of the noise, keyed by image and sample")
@@ -198,6 +205,8 @@ class Sample(Block):
     batch: PositiveInt = Field(description="images sampled at once; does not change the result")
     seed: int = Field(ge=0, description="of the noise, shared by all cells")
     round_pixels: bool = Field(description="feed each pixel back rounded to 8 bits (exact); false: unrounded, as published")
+    temperature: float = Field(gt=0, le=10, description="of the mixture: 1 is the law of the model, below it likelier pixels")
+    completion_rows: PositiveInt = Field(description="first rows of the test images that are given and completed")
 
 
 class Figures(Block):
@@ -220,6 +229,19 @@ class Params(Block):
     sample: Sample
     figures: Figures
 
+    @property
+    def test_images(self) -> int | None:
+        """The number of test images, as far as the parameters say."""
+        if self.prepare.source == "photos":
+            return self.prepare.photos.test_crops
+        whole = self.prepare.source == "cifar10" and not self.prepare.test_from_train
+        return self.prepare.test_images or (10_000 if whole else None)
+
+    @property
+    def iwae_images(self) -> int | None:
+        """The number of images of the importance-sampled bound, as far as the parameters say."""
+        return self.evaluate.iwae_images or self.test_images
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Params:
         size = self.prepare.image_size
@@ -233,10 +255,12 @@ class Params(Block):
                 )
         if self.prepare.source == "cifar10" and size != 32:
             raise ValueError(f"prepare.image_size {size}: the images of cifar10 have 32 pixels; accepted: 32")
-        tests = self.prepare.photos.test_crops if self.prepare.source == "photos" else self.prepare.test_images
+        tests = self.test_images
         for name, count in (("sample.images", self.sample.images), ("evaluate.iwae_images", self.evaluate.iwae_images)):
             if tests is not None and count is not None and count > tests:
                 raise ValueError(f"{name} {count} is more than there are test images; accepted: at most {tests}")
+        if self.sample.completion_rows >= size:
+            raise ValueError(f"sample.completion_rows {self.sample.completion_rows}; accepted: 1 to {size - 1}, below image_size")
         accepted = [size // 2, size // 4]
         for cell in self.grid.resolutions:
             if cell.resolution not in accepted:
@@ -387,6 +411,11 @@ def json_schema() -> dict[str, Any]:
         "properties": {
             "preset": {"type": "string", "description": "the preset that runs"},
             "images": {"type": ["string", "null"], "description": "given on the command line: path for the source 'images'"},
+            "tflops": {
+                "type": ["number", "null"],
+                "exclusiveMinimum": 0,
+                "description": "given on the command line: sustained TFLOP/s of a device, for the time that jobs ask for",
+            },
             COMPLETE_PRESET: full,
         },
         "required": ["preset", COMPLETE_PRESET],

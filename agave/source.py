@@ -28,8 +28,9 @@ ENTRY_MODULES = {
 
 # Left out, and followed no further, because no number or picture depends on them. What config.py does shows in the resolved
 # values, which every rule carries as parameters; errors.py and progress.py word messages; files.py stores the bytes that it
-# is given; provenance.py describes a run that is over. checkpoints.py counts: training goes on from what it reads.
-PLUMBING = frozenset({"agave", "agave.config", "agave.errors", "agave.files", "agave.progress", "agave.provenance"})
+# is given; provenance.py describes a run that is over; watch.py shows numbers that are written anyway. checkpoints.py counts:
+# training goes on from what it reads.
+PLUMBING = frozenset({"agave", "agave.config", "agave.errors", "agave.files", "agave.progress", "agave.provenance", "agave.watch"})
 
 PACKAGE = Path(__file__).resolve().parent
 

@@ -13,7 +13,7 @@ def measurements(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """Seconds and peak memory (MiB) of every job below logs/<preset>/, by step."""
     found = defaultdict(list)
     for path in sorted(folder.rglob("*.tsv")):
-        kind = path.stem.partition("-")[2]  # the two kinds of `evaluate` lie side by side
+        kind = path.stem.partition("-")[2].partition(".")[0]  # the kinds of `evaluate` lie side by side, and their shards
         step = " ".join(part for part in (path.relative_to(folder).parts[0].removesuffix(".tsv"), kind) if part)
         for row in csv.DictReader(path.read_text().splitlines(), delimiter="\t"):
             memory = row["max_rss"]

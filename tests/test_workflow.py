@@ -61,7 +61,8 @@ def expected(preset: str) -> dict[str, int]:
         "pretrain_vae": seeds * len({params.prepare.image_size, *(cell.resolution for cell in params.grid.resolutions)}),
         "joint_cell": seeds * len(grid),
         "evaluate_bound": seeds * len(grid),
-        "evaluate_iwae": seeds * len(cells.table_cells(params)),
+        "evaluate_iwae": seeds * len(cells.table_cells(params)) * (10 if preset == "paper" else 1),  # its profile scatters the images
+        "gather_iwae": seeds * len(cells.table_cells(params)),
         "sample_cell": len(grid),
         "write_tables": 1,
         "figures": len(figures.NAMES),
@@ -87,6 +88,16 @@ def test_paper_preset_on_slurm_plans_fast_and_without_the_networks(tmp_path: Pat
     assert gpu_jobs == {"pretrain_vae", "pretrain_pixelcnn", "joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell"}
 
 
+def test_the_images_of_a_bound_are_scattered_over_as_many_jobs_as_asked_for(tmp_path: Path) -> None:
+    check_out(tmp_path)
+    planned, bounds = expected("tiny"), len(cells.table_cells(config.load(ROOT / "params.yaml", "tiny")))
+    plan = snakemake(tmp_path, "-n", "all", "--set-scatter", "iwae=4", "--config", "preset=tiny")
+    assert jobs(plan) == planned | {"evaluate_iwae": 4 * bounds, "gather_iwae": bounds}
+    many = snakemake(tmp_path, "-n", "all", "--set-scatter", "iwae=5", "--config", "preset=tiny")
+    assert many.returncode == 1
+    assert "error: --set-scatter iwae=5: only 4 images are evaluated; accepted: 1 to 4" in many.stdout
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout in which the preset `tiny` has run, as far as Snakemake can tell."""
@@ -104,6 +115,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 DRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 1}  # Figure 2 shows the model, no result
+UNGROWN = {"write_tables": 1, "figures": len(figures.NAMES) - 2}  # nor is an edit of a cell outside of Table 1 seen in the growth
 REDRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 2}  # nor have the training curves changed
 IWAE_CELLS = expected("tiny")["evaluate_iwae"]
 GRID = expected("tiny")["joint_cell"]
@@ -113,15 +125,22 @@ GRID = expected("tiny")["joint_cell"]
     ("file", "old", "new", "planned"),
     [
         ("params.yaml", "preset: demo ", "preset: tiny ", {}),
-        ("params.yaml", "kl_weights: [2, 8]", "kl_weights: [3, 8]", {"joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1} | DRAWN),
-        ("params.yaml", "kl_weights: [2, 8]", "kl_weights: [8]", DRAWN),
-        ("params.yaml", "iwae_samples: 2", "iwae_samples: 3", {"evaluate_iwae": IWAE_CELLS} | REDRAWN),
+        (
+            "params.yaml",
+            "kl_weights: [2, 8]",
+            "kl_weights: [3, 8]",
+            {"prune": 1, "joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1} | UNGROWN,
+        ),
+        ("params.yaml", "kl_weights: [2, 8]", "kl_weights: [8]", {"prune": 1} | UNGROWN),
+        ("params.yaml", "iwae_samples: 2", "iwae_samples: 3", {"evaluate_iwae": IWAE_CELLS, "gather_iwae": IWAE_CELLS} | REDRAWN),
         ("params.yaml", "evaluate: {batch: 16", "evaluate: {batch: 8", {}),
         (
             "params.yaml",
             "joint: {steps: 10,",
             "joint: {steps: 11,",
-            {"joint_cell": GRID, "evaluate_bound": GRID, "evaluate_iwae": IWAE_CELLS, "sample_cell": GRID} | DRAWN,
+            dict.fromkeys(("joint_cell", "evaluate_bound", "sample_cell"), GRID)
+            | dict.fromkeys(("evaluate_iwae", "gather_iwae"), IWAE_CELLS)
+            | DRAWN,
         ),
         ("params.yaml", "dpi: 200", "dpi: 100", {"figures": len(figures.NAMES)}),
         ("agave/model.py", '"""', '"""Another word. ', {}),
