@@ -205,6 +205,7 @@ def train(
         if group.leads:
             facts = {"step": step, "skipped": skipped, "skipped_in_a_row": skipped_in_a_row, "history": history, "resumed": resumed}
             state.save(step, _collect(model, averaged, optimizer) | {"sums": total}, facts, keep)
+        group.wait()  # a process that ends has torchrun end the others, who must not be cut off while they write
 
     model.train()
     model.checkpoint_activations(pace.checkpointing)

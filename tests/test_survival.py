@@ -78,10 +78,12 @@ class Run:
             os.kill(process.pid, number)
 
     def end(self):
-        """Exit codes; when one process fails the others are killed, as torchrun does."""
+        """Exit codes; when one process fails the others are given some seconds and then killed, as torchrun does."""
+        deadline = None
         while any(process.is_alive() for process in self.processes):
-            if any(process.exitcode not in (None, 0) for process in self.processes):
-                time.sleep(0.5)
+            if deadline is None and any(process.exitcode not in (None, 0) for process in self.processes):
+                deadline = time.monotonic() + 20
+            if deadline is not None and time.monotonic() > deadline:
                 for process in self.processes:
                     process.kill()
             time.sleep(0.01)
@@ -132,7 +134,8 @@ def test_ten_stops_at_random_moments_change_no_bit_of_the_weights(params, data, 
         if number == signal.SIGTERM:
             assert set(codes) <= {1, -signal.SIGKILL} and "interrupted at step" in run.message(), run.message()
         steps = [int(path.name.split("-")[1]) for path in run.states()]
-        assert steps and len(steps) <= 2 and steps[-1] > reached
+        # one more than the two that are kept if it died between writing the newest and removing the oldest
+        assert steps and len(steps) <= (3 if number == signal.SIGKILL else 2) and steps[-1] > reached
         reached, stopped = steps[-1], stopped + 1
     last = Run(params, data, tmp_path / "run", size)
     assert last.end() == [0] * size, last.message()
