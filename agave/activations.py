@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from agave import kernels
 from agave.draws import random_bytes
 
 Padding = tuple[int, int, int, int]  # zeros (left, right, top, bottom)
@@ -38,7 +39,11 @@ def _sigmoid(x: Tensor) -> Tensor:
 class _ELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        out = torch.maximum(x, _exponential_part(x))
+        if kernels.serve(x, channels_last=False):
+            out = torch.empty_like(x)
+            kernels.call("elu_forward", x, out, x.numel())
+        else:
+            out = torch.maximum(x, _exponential_part(x))
         ctx.save_for_backward(out)
         return out
 
@@ -46,49 +51,83 @@ class _ELU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (out,) = ctx.saved_tensors
+        if kernels.serve(out, grad, channels_last=False):
+            grad_x = torch.empty_like(out)
+            kernels.call("elu_backward", grad, out, grad_x, out.numel())
+            return grad_x
         return torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, out)  # type: ignore[no-any-return]
 
 
 class _ConcatELU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, padding: Padding, scale: float, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, padding: Padding, with_active: bool, draw: Tensor | None, dropped: int, scale: float
+    ) -> tuple[Tensor, Tensor | None]:
         left, right, top, bottom = padding
         batch, channels, height, width = x.shape
-        shape = (batch, 2 * channels, top + height + bottom, left + width + right)
-        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        _zero_borders(out, padding)
-        core, exponential = _inside(out, padding), _exponential_part(x)
-        if scale != 1:
-            x, exponential = scale * x, exponential.mul_(scale)
-        torch.maximum(x, exponential, out=core[:, :channels])
-        torch.maximum(-x, exponential, out=core[:, channels:])
-        if keep is not None:
-            core.mul_(keep)
-        ctx.save_for_backward(out, keep)
-        ctx.padding, ctx.scale = padding, scale
+
+        def empty(height: int, width: int) -> Tensor:
+            shape = (batch, 2 * channels, height, width)
+            return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+        padded, active = empty(top + height + bottom, left + width + right), empty(height, width) if with_active else None
+        if kernels.serve(x):
+            shape = kernels.Shape(batch, height, width, channels, *padding)
+            kernels.call("concat_elu_forward", x, draw, padded, active, shape, dropped, scale)
+        else:
+            _zero_borders(padded, padding)
+            core, exponential = _inside(padded, padding), _exponential_part(x)
+            if scale != 1:
+                x, exponential = scale * x, exponential.mul_(scale)
+            torch.maximum(x, exponential, out=core[:, :channels])
+            torch.maximum(-x, exponential, out=core[:, channels:])
+            if draw is not None:
+                core.mul_(_kept(draw, dropped))
+            if active is not None:
+                active.copy_(core)
+        ctx.save_for_backward(padded, draw)
+        ctx.padding, ctx.dropped, ctx.scale = padding, dropped, scale
         ctx.set_materialize_grads(False)
-        return out, core
+        return padded, active
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor | None, grad_core: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-        out, keep = ctx.saved_tensors
-        parts = [part for part in (grad_core, None if grad_out is None else _inside(grad_out, ctx.padding)) if part is not None]
-        if not parts:
-            return None, None, None, None
-        grad, out = parts[0] if len(parts) == 1 else parts[0] + parts[1], _inside(out, ctx.padding)
-        # with dropout out is scale * elu, whose slope at a kept element is out + scale below zero and scale above it
-        slope = torch.ops.aten.elu_backward(grad, 1.0, ctx.scale, 1.0, True, out)
-        if keep is not None:
-            slope.mul_(keep)
+    def backward(ctx: Any, grad_padded: Tensor | None, grad_active: Tensor | None) -> tuple[Tensor | None, None, None, None, None, None]:
+        padded, draw = ctx.saved_tensors
+        given = [grad for grad in (grad_padded, grad_active) if grad is not None]
+        if not given:
+            return None, None, None, None, None, None
+        core = _inside(padded, ctx.padding)
+        batch, channels, height, width = core.shape
+        if kernels.serve(padded, *given):
+            grad_x = torch.empty((batch, channels // 2, height, width), dtype=padded.dtype, memory_format=torch.channels_last)
+            shape = kernels.Shape(batch, height, width, channels // 2, *ctx.padding)
+            kernels.call("concat_elu_backward", grad_padded, grad_active, padded, draw, grad_x, shape, ctx.dropped, ctx.scale)
+            return grad_x, None, None, None, None, None
+        if grad_padded is not None:
+            given[0] = _inside(grad_padded, ctx.padding)
+        grad = given[0] if len(given) == 1 else given[0] + given[1]
+        # with dropout the result is scale * elu, whose slope at a kept element is result + scale below zero and scale above it
+        slope = torch.ops.aten.elu_backward(grad, 1.0, ctx.scale, 1.0, True, core)
+        if draw is not None:
+            slope.mul_(_kept(draw, ctx.dropped))
         plus, minus = slope.chunk(2, dim=1)
-        return plus - minus, None, None, None
+        return plus - minus, None, None, None, None, None
+
+
+def _kept(draw: Tensor, dropped: int) -> Tensor:
+    """1 or 0 as a byte: a comparison, and a product with booleans, take several times as long."""
+    return F.threshold(draw, dropped - 1, 0).clamp_(max=1)
 
 
 class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: Tensor, c: Tensor) -> Tensor:
         ctx.save_for_backward(c)
+        if kernels.serve(t, c):
+            out = torch.empty_like(t)
+            kernels.call("gate_forward", t, c, out, t.numel() // t.shape[1], t.shape[1])
+            return out
         value, gate = c.chunk(2, dim=1)
         return torch.addcmul(t, value, _sigmoid(gate))
 
@@ -96,9 +135,13 @@ class _Gate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         (c,) = ctx.saved_tensors
+        grad_c = torch.empty_like(c)
+        if kernels.serve(c) and grad.dtype == c.dtype:
+            grad = grad.contiguous(memory_format=torch.channels_last)
+            kernels.call("gate_backward", grad, c, grad_c, grad.numel() // grad.shape[1], grad.shape[1])
+            return grad, grad_c
         value, gate = c.chunk(2, dim=1)
         open_ = _sigmoid(gate)
-        grad_c = torch.empty_like(c)
         grad_value, grad_gate = grad_c.chunk(2, dim=1)
         torch.mul(grad, open_, out=grad_value)
         torch.mul(grad_value, value, out=grad_gate)
@@ -117,25 +160,26 @@ def concat_elu(x: Tensor) -> Tensor:
     return torch.cat((torch.maximum(x, exponential), torch.maximum(-x, exponential)), dim=1)
 
 
-def padded_concat_elu(x: Tensor, padding: Padding, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+def padded_concat_elu(x: Tensor, padding: Padding, dropout: float = 0.0, with_active: bool = False) -> tuple[Tensor, Tensor | None]:
     """concat_elu, then dropout, then zeros around, in one buffer.
 
     Args:
         x: (B, C, H, W).
         padding: zeros (left, right, top, bottom), as the convolution that follows needs them.
         dropout: probability of dropping an element, to the nearest 1/256; the others are scaled up.
+        with_active: whether the same is wanted without the zeros.
 
     Returns:
-        The buffer (B, 2C, H + top + bottom, W + left + right), and the view of it inside the zeros, (B, 2C, H, W).
+        The buffer (B, 2C, H + top + bottom, W + left + right), and what lies inside the zeros as a tensor of its own,
+        (B, 2C, H, W), or None.
     """
-    keep, scale = None, 1.0
+    draw, dropped, scale = None, 0, 1.0
     if dropout > 0:
         batch, channels, height, width = x.shape
         dropped = min(max(round(256 * dropout), 1), 255)
-        draw = random_bytes((batch, height, width, 2 * channels), x.device)
-        # 1 or 0 as a byte: a comparison, and a product with booleans, take several times as long
-        keep, scale = F.threshold(draw, dropped - 1, 0).clamp_(max=1).permute(0, 3, 1, 2), 256 / (256 - dropped)
-    return _ConcatELU.apply(x, padding, scale, keep)  # type: ignore[no-any-return]
+        draw = random_bytes((batch, height, width, 2 * channels), x.device).permute(0, 3, 1, 2)
+        scale = 256 / (256 - dropped)
+    return _ConcatELU.apply(x, padding, with_active, draw, dropped, scale)  # type: ignore[no-any-return]
 
 
 def gate(t: Tensor, c: Tensor) -> Tensor:

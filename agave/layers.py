@@ -116,9 +116,9 @@ class WeightNormConv2d(nn.Module):
             height, width = (self.stride * n for n in x.shape[2:])
             if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # half precision runs five times slower there
                 with full_precision(x):
-                    return self._convolve(at_least_float32(x), weight, bias, padding)
+                    return self._convolve(at_least_float32(x), weight, bias, padding).to(x.dtype)
             out = F.conv_transpose2d(x, weight, bias, stride=self.stride, output_padding=self.stride - 1)
-            return out[:, :, top : top + height, left : left + width]
+            return out[:, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
         if left == right and top == bottom:
             return F.conv2d(x, weight, bias, stride=self.stride, padding=(top, left))
         return F.conv2d(F.pad(x, padding), weight, bias, stride=self.stride)

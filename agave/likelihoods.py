@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from agave import kernels
 from agave.auxiliary import quantize
 
 LOG_SCALE_MIN = -7.0  # of the mixture, in [-1, 1] units; a scale far below one colour level (Salimans et al. 2017)
@@ -149,6 +150,24 @@ def _prepare_mixture(logits: Tensor, x_uint8: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()  # each parameter of a pixel by itself
 
 
+class _MixtureLogProb(torch.autograd.Function):
+    """`mixture_log_prob` in one pass over the logits, with their gradient: float32 on a processor, as in training."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, x_uint8: Tensor) -> Tensor:
+        batch, channels, height, width = logits.shape
+        log_prob, grad = logits.new_empty(batch, height, width), torch.empty_like(logits)
+        kernels.call("mixture_log_prob", logits, x_uint8, log_prob, grad, batch, channels // 10, height * width)
+        ctx.save_for_backward(grad)
+        return log_prob
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (by_logits,) = ctx.saved_tensors
+        return by_logits * grad.unsqueeze(1), None
+
+
 def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b 3 h w"] | Tensor) -> Tensor:
     """Log-probability of each pixel under the PixelCNN++ mixture of discretized logistics, by exact bin masses.
 
@@ -168,6 +187,8 @@ def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b
     Source: Salimans et al. (2017), Eq. 1-3; the published code approximates bins of small mass, this does not.
     """
     logits = _prepare_mixture(logits, x_uint8)
+    if x_uint8.dtype == torch.uint8 and kernels.serve(logits, channels_last=False):
+        return _MixtureLogProb.apply(logits, x_uint8.contiguous())  # type: ignore[no-any-return]
     log_weights, centred, log_scales = _component_bins(logits, x_uint8)
     inverse_scale = torch.exp(-log_scales.clamp(max=80.0))
     value = x_uint8.unsqueeze(2)

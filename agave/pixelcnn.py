@@ -39,12 +39,12 @@ class State(NamedTuple):
     Attributes:
         value: (B, F, H, W).
         padded: concat_elu of it with the zeros that this stream's convolutions need, (B, 2F, H + top, W + left + right).
-        active: the same without the zeros, (B, 2F, H, W), a view.
+        active: the same without the zeros, (B, 2F, H, W), for skip connections.
     """
 
     value: Tensor
     padded: Tensor
-    active: Tensor
+    active: Tensor | None
 
 
 class SkipConv(WeightNormConv2d):
@@ -105,7 +105,7 @@ class GatedBlock(Checkpointed):
 
     def state(self, value: Tensor) -> State:
         """A value (B, F, H, W) with its activation, as this kind of block reads it."""
-        return State(value, *padded_concat_elu(value, self.conv1.padding))
+        return State(value, *padded_concat_elu(value, self.conv1.padding, with_active=True))
 
 
 class FeatureStream(nn.Module):
@@ -292,7 +292,7 @@ class PixelCNN(nn.Module):
                 state_ul = block_ul(state_ul, (state_u, skip_ul), phi)
             u, ul = state_u.value, state_ul.value
         with full_precision(ul):
-            return self.out(elu(at_least_float32(ul)).contiguous())  # type: ignore[no-any-return]
+            return self.out(elu(at_least_float32(ul).contiguous()))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def initialise(self, x: Tensor, features: Tensor | None = None) -> None:
