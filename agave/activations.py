@@ -1,7 +1,8 @@
 """Nonlinearities of the networks, each one autograd function that keeps no more than its backward pass needs.
 
-Written with the operations that processors run as vectors, all within one multiple of the memory traffic of the
-convolutions around them: a step of training is to cost little more than its convolutions.
+A step of training is to cost little more than its convolutions. So each has two forms, equal to rounding: one pass over memory by
+`kernels`, and torch's own operations, chosen among those that processors run as vectors, for everything else: another device or
+precision, a machine without a compiler, torch.compile.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ SOURCE = Path(__file__).with_name("kernels.c")
 # no -ffast-math: what is not finite must stay so, and the same code gives the same bits
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-SWITCH = "AGAVE_KERNELS"
 
 
 class Shape(ctypes.Structure):
@@ -73,13 +71,13 @@ def build(compiler: str | None = None) -> Path:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be had; stderr says so once, unless $AGAVE_KERNELS is 0."""
-    if os.environ.get(SWITCH) == "0":
+    """The compiled kernels, or None where they cannot be had, which stderr is told, or are not wanted (AGAVE_KERNELS=0)."""
+    if os.environ.get("AGAVE_KERNELS") == "0":
         return None
     try:
         return ctypes.CDLL(str(build()))
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"note: no compiled kernels ({error}); torch's own operations take their place, slower ({SWITCH}=0: no such note)", file=sys.stderr)
+        print(f"note: no compiled kernels ({error}); torch's own operations take their place, which is slower", file=sys.stderr)
         return None
 
 

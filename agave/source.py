@@ -2,7 +2,7 @@
 
 The digest stands among the parameters of every rule of the workflow: when the code of a step changes, Snakemake
 runs that step again, and only then. It is taken from the syntax tree without docstrings, so neither a comment
-nor the layout of the code changes it, and it is the same under every version of Python.
+nor the layout of the code changes it, and it is the same under every version of Python. C code counts as it is written.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def files(step: str) -> tuple[Path, ...]:
     Raises:
         UserError: as `modules`.
     """
-    return tuple(_file(module).relative_to(PACKAGE.parent) for module in modules(step))
+    paths = [_file(module) for module in modules(step)]
+    return tuple(path.relative_to(PACKAGE.parent) for path in sorted([*paths, *filter(Path.exists, map(_companion, paths))]))
 
 
 def digest(step: str) -> str:
@@ -78,7 +79,13 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def _code(module: str) -> str:
-    return _dump(_tree(module))
+    companion = _companion(_file(module))
+    return _dump(_tree(module)) + (companion.read_text() if companion.exists() else "")
+
+
+def _companion(path: Path) -> Path:
+    """The C code that a module compiles: the file of its name beside it, if there is one."""
+    return path.with_suffix(".c")
 
 
 @cache
