@@ -119,14 +119,19 @@ def split_logits(logits: Float[Tensor, "b c *s"]) -> tuple[Tensor, Tensor, Tenso
     Raises:
         ValueError: the number of channels is no multiple of 10.
     """
-    batch, channels, *space = logits.shape
-    if channels % 10:
-        raise ValueError(f"logits have {channels} channels; accepted: a multiple of 10 (10 per mixture component)")
-    mixtures = channels // 10
+    batch, _, *space = logits.shape
+    mixtures = _mixtures(logits)
     weights, others = torch.split(logits, [mixtures, 9 * mixtures], dim=1)
     groups = others.reshape(batch, 3, 3, mixtures, *space)  # (B, colour, [mean, log-scale, coefficient], K, ...)
     means, log_scales, coefficients = groups.unbind(2)
     return weights, means, log_scales, coefficients
+
+
+def _mixtures(logits: Tensor) -> int:
+    channels = logits.shape[1]
+    if channels % 10:
+        raise ValueError(f"logits have {channels} channels; accepted: a multiple of 10 (10 per mixture component)")
+    return channels // 10
 
 
 def _component_bins(logits: Tensor, x_uint8: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,9 +160,9 @@ class _MixtureLogProb(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x_uint8: Tensor) -> Tensor:
-        batch, channels, height, width = logits.shape
+        batch, _, height, width = logits.shape
         log_prob, grad = logits.new_empty(batch, height, width), torch.empty_like(logits)
-        kernels.call("mixture_log_prob", logits, x_uint8, log_prob, grad, batch, channels // 10, height * width)
+        kernels.call("mixture_log_prob", logits, x_uint8, log_prob, grad, batch, _mixtures(logits), height * width)
         ctx.save_for_backward(grad)
         return log_prob
 

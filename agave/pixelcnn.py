@@ -44,7 +44,7 @@ class State(NamedTuple):
 
     value: Tensor
     padded: Tensor
-    active: Tensor | None
+    active: Tensor
 
 
 class SkipConv(WeightNormConv2d):
@@ -88,14 +88,14 @@ class GatedBlock(Checkpointed):
         self.inject = nin(stream_channels, 2 * filters, init_scale=INJECTION_SCALE) if stream_channels else None
         self.dropout = dropout
 
-    def forward(self, t: State, skips: tuple[State, ...] = (), feature: Tensor | None = None) -> State:
-        """T of F channels, skips of together `skip_channels`, feature (B, stream channels, H, W) -> the next t."""
+    def forward(self, t: State, skips: tuple[Tensor, ...] = (), feature: Tensor | None = None) -> State:
+        """T, the `active` of skips of together `skip_channels`, feature (B, stream channels, H, W) -> the next t."""
         return self.again(self._forward, t, skips, feature)
 
-    def _forward(self, t: State, skips: tuple[State, ...], feature: Tensor | None) -> State:
+    def _forward(self, t: State, skips: tuple[Tensor, ...], feature: Tensor | None) -> State:
         c = self.conv1(t.padded, padded=True)
         if self.skip is not None and skips:
-            c += self.skip(*(skip.active for skip in skips))
+            c += self.skip(*skips)
         dropout = self.dropout if self.training else 0.0
         padded, _ = padded_concat_elu(c, self.conv2.padding, dropout)
         c = self.conv2(padded, padded=True)  # (B, 2F, H, W)
@@ -105,7 +105,9 @@ class GatedBlock(Checkpointed):
 
     def state(self, value: Tensor) -> State:
         """A value (B, F, H, W) with its activation, as this kind of block reads it."""
-        return State(value, *padded_concat_elu(value, self.conv1.padding, with_active=True))
+        padded, active = padded_concat_elu(value, self.conv1.padding, with_active=True)
+        assert active is not None, "asked for"
+        return State(value, padded, active)
 
 
 class FeatureStream(nn.Module):
@@ -275,13 +277,13 @@ class PixelCNN(nn.Module):
             if s > 0:
                 u, ul = self.downsize[s - 1]["u"](u), self.downsize[s - 1]["ul"](ul)  # type: ignore[index]
             state_u, state_ul = stage["u"][0].state(u), stage["ul"][0].state(ul)  # type: ignore[index]
-            skips.append((state_u, state_ul))
+            skips.append((state_u.active, state_ul.active))
             for block_u, block_ul, phi in zip(stage["u"], stage["ul"], phi_up[s], strict=True):  # type: ignore[index]
                 state_u = block_u(state_u, (), phi)
-                state_ul = block_ul(state_ul, (state_u,), phi)
-                skips.append((state_u, state_ul))
+                state_ul = block_ul(state_ul, (state_u.active,), phi)
+                skips.append((state_u.active, state_ul.active))
             u, ul = state_u.value, state_ul.value
-        state_u, state_ul = skips.pop()
+        skips.pop()  # of the states that the way back begins with
         for s, stage in enumerate(self.down):
             if s > 0:
                 u, ul = self.upsize[s - 1]["u"](u), self.upsize[s - 1]["ul"](ul)  # type: ignore[index]
@@ -289,7 +291,7 @@ class PixelCNN(nn.Module):
             for block_u, block_ul, phi in zip(stage["u"], stage["ul"], phi_down[s], strict=True):  # type: ignore[index]
                 skip_u, skip_ul = skips.pop()
                 state_u = block_u(state_u, (skip_u,), phi)
-                state_ul = block_ul(state_ul, (state_u, skip_ul), phi)
+                state_ul = block_ul(state_ul, (state_u.active, skip_ul), phi)
             u, ul = state_u.value, state_ul.value
         with full_precision(ul):
             return self.out(elu(at_least_float32(ul).contiguous()))  # type: ignore[no-any-return]
