@@ -32,6 +32,7 @@ demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, witho
 	@echo "  results/$(PRESET)/figures/figure4.png   the KL and the total fall as the KL weight grows"
 	@echo "  results/$(PRESET)/figures/              the other figures, as PDF and PNG, with the data behind each"
 	@echo "  results/$(PRESET)/tables/table1.md      Table 1 with our rows"
+	@echo "  results/$(PRESET)/claims/claims.md      what these results say about each claim of the paper"
 
 plan: .venv/installed  ## what PRESET will cost: jobs, arithmetic, memory, hours; ARGS="--calibrate" measures this machine
 	agave plan --preset $(PRESET) $(ARGS)

@@ -4,7 +4,7 @@
 #   snakemake all --profile workflow/profiles/local --config preset=tiny   another preset
 #   snakemake --profile slurm all                                          the preset `paper` on a Slurm cluster
 #
-# One target a step: prepare, pretrain, joint, evaluate, sample, tables, figures, all.
+# One target a step: prepare, pretrain, joint, evaluate, sample, tables, figures, claims, all.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -26,6 +26,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/claims.smk"
 
 
 rule all:
@@ -35,3 +36,4 @@ rule all:
         rules.sample.input,
         rules.tables.input,
         rules.figures.input,
+        rules.claims.input,

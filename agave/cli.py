@@ -309,6 +309,23 @@ def figure(context: click.Context, name: str, params: Params, results: Path) -> 
 @main.command()
 @_preset_options
 @click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+@click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="The claims and their tests.")
+@click.pass_context
+def claims(context: click.Context, params: Params, results: Path, path: Path) -> None:
+    """Decide the paper's claims by intervals over test images and seeds; all comparisons go to claims/claims.csv."""
+    from agave.claims import counts, decisive, shown, write_claims
+
+    decisions = write_claims(params, _preset_name(context), results, path)
+    for decision in decisions:
+        one = decisive(decision)
+        click.echo(f"{decision.claim.id:<4} {decision.verdict:<26} {decision.claim.claim}")
+        click.echo(f"{'':<31} {shown(one) if one else decision.basis}")
+    click.echo(", ".join(f"{number} {verdict}" for verdict, number in counts(decisions).items()))
+
+
+@main.command()
+@_preset_options
+@click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
 @click.option("--aside", type=FolderArgument, help="Where to; default: the first new folder work/pruned/PRESET/NUMBER.", show_default=False)
 @click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
 @click.pass_context

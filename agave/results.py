@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from agave import cells
 from agave.cells import Cell
 from agave.config import Params
 from agave.errors import UserError
@@ -41,9 +42,27 @@ def growth_path(cell: Cell, seed: int) -> str:
     return f"evaluate/{cell.name}/seed~{seed}/growth.csv"
 
 
+def per_image_path(cell: Cell, seed: int) -> str:
+    """The terms of the one-sample bound of a cell, image by image, below results/<preset>/."""
+    return f"evaluate/{cell.name}/seed~{seed}/per_image.npz"
+
+
+def iwae_arrays_path(cell: Cell, seed: int) -> str:
+    """The importance-sampled bound of a cell, image by image, below results/<preset>/."""
+    return f"evaluate/{cell.name}/seed~{seed}/iwae.npz"
+
+
 def samples_path(cell: Cell, seed: int) -> str:
     """The images of a cell, below results/<preset>/."""
     return f"sample/{cell.name}/seed~{seed}/samples.npz"
+
+
+def claim_inputs(params: Params) -> list[str]:
+    """The files that the claims are decided by, below results/<preset>/."""
+    every, seeds = cells.all_cells(params), params.grid.seeds
+    terms = [per_image_path(cell, seed) for cell in every for seed in seeds]
+    bounds = [iwae_arrays_path(cell, seed) for cell in cells.table_cells(params) for seed in seeds]
+    return [BOUNDS, *terms, *bounds, *(samples_path(cell, seeds[0]) for cell in every)]
 
 
 @dataclass(frozen=True)

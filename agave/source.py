@@ -24,6 +24,7 @@ ENTRY_MODULES = {
     "sample": "agave.sampling",
     "tables": "agave.tables",
     "figures": "agave.figures",
+    "claims": "agave.claims",
 }
 
 # Left out, and followed no further, because no number or picture depends on them. What config.py does shows in the resolved

@@ -11,7 +11,16 @@ from agave import cells
 from agave.cells import Cell
 from agave.config import Params
 from agave.figures import history_paths
-from agave.results import GROWTH_COLUMNS, HISTORY_COLUMNS, bound_path, growth_path, iwae_path, samples_path
+from agave.results import (
+    GROWTH_COLUMNS,
+    HISTORY_COLUMNS,
+    bound_path,
+    growth_path,
+    iwae_arrays_path,
+    iwae_path,
+    per_image_path,
+    samples_path,
+)
 
 
 def images(generator: np.random.Generator, count: int, size: int, detail: int = 4) -> np.ndarray:
@@ -77,6 +86,26 @@ def write_growth(path: Path, same: dict[str, object], one_sample: float, samples
             writer.writerow(same | dict(zip(GROWTH_COLUMNS[-5:], values, strict=True)))
 
 
+def write_terms(results: Path, cell: Cell, seed: int, params: Params, row: dict[str, object]) -> None:
+    """The same bound image by image, in nats: images differ a lot, models on the same image little."""
+    generator, size = np.random.default_rng(5), params.prepare.image_size
+    hardness = generator.normal(0, 0.9, 50)  # of an image, for every model
+    own = np.random.default_rng([len(cell.name), cell.levels, int(100 * cell.kl_weight), seed]).normal(0, 0.01, 50)
+    nats = 3 * size**2 * np.log(2)
+    terms = {"kl": np.full(50, float(str(row["kl"])) * nats)}
+    for name, key in (("log_prob_x", "pixelcnn_reconstruction"), ("log_prob_y", "vae_reconstruction")):
+        if row[key] != "":
+            terms[name] = -(float(str(row[key])) + hardness + own) * nats
+    np.savez(results / per_image_path(cell, seed), **terms)
+    if cell in cells.table_cells(params):
+        counts = np.array(
+            [count for count in (1, 2, 5, 10, 50, 150) if count < params.evaluate.iwae_samples] + [params.evaluate.iwae_samples]
+        )
+        elbo = terms.get("log_prob_x", terms.get("log_prob_y", 0.0)) - terms["kl"]
+        growth = elbo[:, None] + 0.004 * nats * np.log(counts) * generator.uniform(0.5, 1.5, (50, 1))
+        np.savez(results / iwae_arrays_path(cell, seed), iwae=growth[:, -1], elbo=elbo, growth=growth, samples=counts)
+
+
 def write_results(params: Params, results: Path, data_set: str = "photos test (500 crops)") -> None:
     """Everything that `agave tables` and `agave figure` read."""
     size, count = params.prepare.image_size, params.sample.images
@@ -84,6 +113,7 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
         for seed in params.grid.seeds:
             row = bound(cell, seed, params, data_set)
             write_row(results / bound_path(cell, seed), row)
+            write_terms(results, cell, seed, params, row)
             if cell in cells.table_cells(params):
                 one_sample = float(str(row["pixelcnn_bits_per_dim"] or row["vae_bits_per_dim"]))
                 same = {key: row[key] for key in ("cell", "kind", "kl_weight", "levels", "resolution", "auxiliary", "seed", "data_set")}
@@ -106,8 +136,9 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
             arrays["completion"] = arrays["original"].copy()
             rows = params.sample.completion_rows
             arrays["completion"][:, rows:] = arrays["prior_sample"][:, rows:]
+            arrays["prior_draw"] = arrays["prior"] if cell.resolution < size else arrays["prior_sample"]
             keys = {
-                "vae": ("original", "reconstruction", "prior"),
+                "vae": ("original", "reconstruction", "prior", "prior_draw"),
                 "pixelcnn": ("original", "prior_sample", "completion"),
                 "agave": tuple(arrays),
             }[cell.kind]

@@ -50,6 +50,7 @@ ALL = {
     "sample_cell": CELLS,
     "write_tables": 1,
     "figures": len(figures.NAMES),
+    "decide_claims": 1,
 }
 STEP_OF = {
     "prepare_images": "prepare",
@@ -63,12 +64,17 @@ STEP_OF = {
     "sample_cell": "sample",
     "write_tables": "tables",
     "figures": "figures",
+    "decide_claims": "claims",
 }
 AT_REST: tuple[set[str], dict[str, int]] = (set(), {})
 ONE_CELL = {"joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1}
-DRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 1}  # Figure 2 shows the model, no result
-UNGROWN = {"write_tables": 1, "figures": len(figures.NAMES) - 2}  # nor is an edit of a cell outside of Table 1 seen in the growth
-REDRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 2}  # nor have the training curves changed
+DRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 1, "decide_claims": 1}  # Figure 2 shows the model, no result
+UNGROWN = {
+    "write_tables": 1,
+    "figures": len(figures.NAMES) - 2,
+    "decide_claims": 1,
+}  # nor is an edit of a cell outside of Table 1 seen in the growth
+REDRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 2, "decide_claims": 1}  # nor have the training curves changed
 
 
 class Repository:
@@ -183,7 +189,7 @@ def test_after_a_run_by_hand_dvc_has_nothing_to_do(finished: Repository) -> None
     assert finished.to_do() == AT_REST
     tracked = set(finished.run("git", "ls-files", "results").split())
     assert {"results/mini/tables/metrics.json", "results/mini/figures/figure4.csv", "results/mini/prepare/manifest.json"} <= tracked
-    assert {Path(file).parts[2] for file in tracked} == {"prepare", "tables", "figures"}  # weights and arrays are DVC's
+    assert {Path(file).parts[2] for file in tracked} == {"prepare", "tables", "figures", "claims"}  # weights and arrays are DVC's
     assert finished.run("git", "status", "--porcelain") == ""
 
 
@@ -192,28 +198,28 @@ EDITS: dict[str, tuple[str, str, str, set[str], dict[str, int]]] = {  # file, ol
         "params.yaml",
         "kl_weights: [2, 3]",
         "kl_weights: [2, 4]",
-        {"pretrain", "joint", "evaluate", "sample", "tables", "figures"},
+        {"pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims"},
         {"prune": 1} | ONE_CELL | UNGROWN,
     ),
     "one pretraining number": (
         "params.yaml",
         "vae: {steps: 4,",
         "vae: {steps: 5,",
-        {"pretrain", "joint", "evaluate", "sample", "tables", "figures"},
+        {"pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims"},
         {"pretrain_vae": 1, "joint_cell": 3, "evaluate_bound": 3, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": 3} | DRAWN,
     ),
     "one joint training number": (
         "params.yaml",
         "joint: {steps: 3,",
         "joint: {steps: 4,",
-        {"joint", "evaluate", "sample", "tables", "figures"},
+        {"joint", "evaluate", "sample", "tables", "figures", "claims"},
         {"joint_cell": CELLS, "evaluate_bound": CELLS, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": CELLS} | DRAWN,
     ),
     "one more colour level": (
         "params.yaml",
         "levels: [256]",
         "levels: [256, 32]",
-        {"pretrain", "joint", "evaluate", "sample", "tables", "figures"},
+        {"pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims"},
         ONE_CELL | UNGROWN,
     ),
     "K": (
@@ -264,7 +270,7 @@ def test_a_grid_that_grows_and_shrinks_leaves_nothing_stale(repository: Reposito
     repository.edit("params.yaml", "levels: [256]", "levels: [256, 32]")
     log = repository.run("dvc", "repro")
     assert done(log) == ONE_CELL | UNGROWN
-    assert stages_run(log) == ["pretrain", "joint", "evaluate", "sample", "tables", "figures"]
+    assert stages_run(log) == ["pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims"]
     new = "kl_weight~2-levels~32-resolution~8"
     assert new in repository.metrics()["cells"]
     assert f"cells.{new}.kl" in repository.run("dvc", "metrics", "diff")
@@ -296,8 +302,9 @@ def test_an_experiment_with_another_k(repository: Repository) -> None:
         "gather_iwae": 2,
         "write_tables": 1,
         "figures": 1,
+        "decide_claims": 1,
     }  # the growth; the bounds behind the other figures came out as before
-    assert stages_run(log) == ["evaluate", "tables", "figures"]
+    assert stages_run(log) == ["evaluate", "tables", "figures", "claims"]
     assert repository.to_do() == AT_REST
     after = repository.metrics()
     assert after["cells"] == before["cells"] and after["table1"] != before["table1"]

@@ -1,0 +1,31 @@
+# What the results say about each claim of the paper (claims.yaml): a verdict with the intervals that decide it.
+rule decide_claims:
+    input:
+        "claims.yaml",
+        expand("results/{{preset}}/{path}", path=results.claim_inputs(PARAMS)),
+    output:
+        comparisons=report(
+            "results/{preset}/claims/claims.csv",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"table": "claims", "preset": "{preset}"},
+        ),
+        markdown="results/{preset}/claims/claims.md",
+    log:
+        "logs/{preset}/claims.log",
+    benchmark:
+        "logs/{preset}/claims.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        model=block("model"),
+        source=SOURCES["claims"],
+    shell:
+        "agave claims --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
+
+
+rule claims:
+    input:
+        expand(rules.decide_claims.output, preset=PRESET),
