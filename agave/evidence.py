@@ -157,7 +157,7 @@ def _identity(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
             )
             errors += [total_x - kl - x, total_y - ratio * (kl + y)]
         found.append(np.full((1, 1), max(errors, key=abs)))
-    return Measured(np.stack(found, axis=2)[..., None], _only, f"{len(evidence.params.grid.seeds)} seeds")
+    return Measured(np.stack(found, axis=2)[..., None], _only, "all seeds, not sampled")
 
 
 def _of_images(keys: Sequence[str], function: Callable[..., Values], reduce: Callable[[Values], Values] = _only) -> Measure:
