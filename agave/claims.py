@@ -217,6 +217,9 @@ def decide(claim: Claim, evidence: Evidence) -> Decision:
         COMPARISONS[test.compare]([short_name(cell, params) for cell in those] or list(one.labels))
         for test, those, one in zip(claim.tests, chosen, measured, strict=True)
     ]
+    for test, (labels, _) in zip(claim.tests, labelled, strict=True):
+        if not labels:
+            return Decision(claim, "not testable at this scale", (), f"the grid of this preset has too few {test.cells} for {test.compare}")
     number = sum(len(labels) for labels, _ in labelled)
     found: list[Comparison] = []
     for test, one, (labels, matrix) in zip(claim.tests, measured, labelled, strict=True):

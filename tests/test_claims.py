@@ -177,6 +177,17 @@ def test_a_model_that_the_grid_lacks_is_not_testable(results):
     assert decision.verdict == "not testable at this scale" and "without_auxiliary" in decision.basis
 
 
+@pytest.mark.parametrize("preset", ["tiny", "study"])
+def test_every_preset_gets_a_verdict_on_every_claim(preset, tmp_path):
+    params = config.load(ROOT / "params.yaml", preset)
+    write_results(params, tmp_path / preset)
+    tables.write_tables(params, preset, tmp_path / preset)
+    found = {one.claim.id: one for one in write_claims(params, preset, tmp_path / preset, ROOT / "claims.yaml")}
+    assert len(found) == 30
+    if preset == "tiny":
+        assert "too few kl_weights for later_steps" in found["C6"].basis  # two KL weights make one step
+
+
 def pictures(count=5, size=16):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
