@@ -226,10 +226,16 @@ EDITS: dict[str, tuple[str, str, str, set[str], dict[str, int]]] = {  # file, ol
         "params.yaml",
         "iwae_samples: 2",
         "iwae_samples: 3",
-        {"evaluate", "tables", "figures"},
+        {"evaluate", "tables", "figures", "claims"},
         {"evaluate_iwae": 2, "gather_iwae": 2} | REDRAWN,
     ),
-    "a batch that changes no result": ("params.yaml", "evaluate: {batch: 8", "evaluate: {batch: 4", {"evaluate", "tables", "figures"}, {}),
+    "a batch that changes no result": (
+        "params.yaml",
+        "evaluate: {batch: 8",
+        "evaluate: {batch: 4",
+        {"evaluate", "tables", "figures", "claims"},
+        {},
+    ),
     "a figure setting": ("params.yaml", "dpi: 200", "dpi: 100", {"figures"}, {"figures": ALL["figures"]}),
     "code of the figures": ("agave/figures/style.py", "WIDTH = ", "WIDTH = 0.9 * ", {"figures"}, {"figures": ALL["figures"]}),
     "code of the evaluation": (
