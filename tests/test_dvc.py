@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_workflow import ROOT, check_out, jobs
+from test_workflow import DRAWN, REDRAWN, ROOT, UNGROWN, check_out, jobs
 
 from agave import figures, source
 
@@ -68,13 +68,6 @@ STEP_OF = {
 }
 AT_REST: tuple[set[str], dict[str, int]] = (set(), {})
 ONE_CELL = {"joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1}
-DRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 1, "decide_claims": 1}  # Figure 2 shows the model, no result
-UNGROWN = {
-    "write_tables": 1,
-    "figures": len(figures.NAMES) - 2,
-    "decide_claims": 1,
-}  # nor is an edit of a cell outside of Table 1 seen in the growth
-REDRAWN = {"write_tables": 1, "figures": len(figures.NAMES) - 2, "decide_claims": 1}  # nor have the training curves changed
 
 
 class Repository:
