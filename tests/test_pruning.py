@@ -63,7 +63,7 @@ def test_seeds_and_pretrained_networks_and_bounds_go_too(params: Params, tmp_pat
     ]
     other = with_grid(params, table_kl_weight=2.0)  # the model stays, its importance-sampled bound is in no table any more
     low = "evaluate/kl_weight~8-levels~256-resolution~16/seed~0"
-    assert pruning.stale(other, tmp_path) == [f"{low}/growth.csv", f"{low}/iwae.csv"]
+    assert pruning.stale(other, tmp_path) == [f"{low}/growth.csv", f"{low}/iwae.csv", f"{low}/iwae.npz"]
 
 
 def test_files_of_other_origin_are_left_alone(params: Params, tmp_path: Path) -> None:
