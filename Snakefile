@@ -4,7 +4,7 @@
 #   snakemake all --profile workflow/profiles/local --config preset=tiny   another preset
 #   snakemake --profile slurm all                                          the preset `paper` on a Slurm cluster
 #
-# One target a step: prepare, pretrain, joint, evaluate, sample, tables, figures, claims, all.
+# One target a step: prepare, pretrain, joint, trainings, evaluate, sample, tables, figures, claims, all.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -22,6 +22,7 @@ include: "workflow/rules/prune.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/joint.smk"
+include: "workflow/rules/trainings.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/tables.smk"
@@ -32,6 +33,7 @@ include: "workflow/rules/claims.smk"
 rule all:
     default_target: True
     input:
+        rules.trainings.input,
         rules.evaluate.input,
         rules.sample.input,
         rules.tables.input,

@@ -6,7 +6,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,17 @@ def _preset_name(context: click.Context) -> str:
     return str(context.params["preset"] or config.read(context.params["params_file"])["preset"])
 
 
+@contextmanager
+def _recorded(step: str, options: dict[str, Any], inputs: dict[str, Path], record: Path) -> Iterator[list[Path]]:
+    """Write the run record of a step, unless it fails; the step adds the files that it wrote to the list."""
+    from agave.provenance import Record
+
+    there = {name: path for name, path in inputs.items() if path.exists()}  # the step itself says what is missing
+    started, outputs = Record(step, options, there), list[Path]()
+    yield outputs
+    started.write(record, outputs)
+
+
 def _blocks(params: Params, *names: str) -> dict[str, Any]:
     return {name: getattr(params, name).model_dump() for name in names}
 
@@ -194,7 +206,11 @@ def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) ->
         return
     from agave.data import prepare as run
 
-    manifest = run(params.prepare, output, images)
+    path = images or (Path(params.prepare.path) if params.prepare.path else None)
+    given = {"images": path} if path is not None and path.is_file() else {}  # else the files are named in the manifest
+    with _recorded("prepare", _blocks(params, "prepare"), given, output / "run.json") as outputs:
+        manifest = run(params.prepare, output, images)
+        outputs += [output / name for name in ("train.npy", "test.npy", "manifest.json")]
     for split in ("train", "test"):
         click.echo(f"{manifest['name'][split]}: {manifest[split]['images']} images of {manifest['image_size']} pixels squared")
 
@@ -289,9 +305,12 @@ def sample(params: Params, cell: str, dry_run: bool, model: Path, **arguments: A
 @click.pass_context
 def tables(context: click.Context, params: Params, results: Path) -> None:
     """Gather all bounds of the grid and write Table 1 (csv, markdown, LaTeX)."""
-    from agave.tables import write_tables
+    from agave import tables as step
 
-    write_tables(params, _preset_name(context), results)
+    inputs = {path: results / path for path in step.inputs(params)}
+    with _recorded("tables", {"grid": params.grid.model_dump()}, inputs, results / "tables/run.json") as outputs:
+        step.write_tables(params, _preset_name(context), results)
+        outputs += [results / "tables" / name for name in step.FILES]
 
 
 @main.command()
@@ -301,9 +320,23 @@ def tables(context: click.Context, params: Params, results: Path) -> None:
 @click.pass_context
 def figure(context: click.Context, name: str, params: Params, results: Path) -> None:
     """Draw figure NAME (1a 1b 1c 2 3a 3b 4 5a 5b 6 completions growth training) as PDF and PNG, with the data behind it."""
-    from agave.figures import draw
+    from agave import figures
 
-    draw(name, params, _preset_name(context), results)
+    inputs = {path: results / path for path in figures.inputs(name, params)}
+    with _recorded("figures", _blocks(params, "figures"), inputs, results / f"figures/figure{name}.json") as outputs:
+        figures.draw(name, params, _preset_name(context), results)
+        outputs += [results / path for path in figures.outputs(name)]
+
+
+@main.command()
+@_preset_options
+@click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+@click.pass_context
+def trainings(context: click.Context, params: Params, results: Path) -> None:
+    """Gather the histories and run records of all trainings, which lie with the weights, in two small files."""
+    from agave.trainings import gather
+
+    gather(params, _preset_name(context), results)
 
 
 @main.command()
@@ -313,9 +346,13 @@ def figure(context: click.Context, name: str, params: Params, results: Path) -> 
 @click.pass_context
 def claims(context: click.Context, params: Params, results: Path, path: Path) -> None:
     """Decide the paper's claims by intervals over test images and seeds; all comparisons go to claims/claims.csv."""
-    from agave.claims import counts, decisive, shown, write_claims
+    from agave.claims import CSV, MARKDOWN, counts, decisive, shown, write_claims
+    from agave.results import claim_inputs
 
-    decisions = write_claims(params, _preset_name(context), results, path)
+    inputs = {"claims.yaml": path} | {name: results / name for name in claim_inputs(params)}
+    with _recorded("claims", _blocks(params, "model"), inputs, results / "claims/run.json") as outputs:
+        decisions = write_claims(params, _preset_name(context), results, path)
+        outputs += [results / CSV, results / MARKDOWN]
     for decision in decisions:
         one = decisive(decision)
         click.echo(f"{decision.claim.id:<4} {decision.verdict:<26} {decision.claim.claim}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -14,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from agave import source
 from agave.files import atomic_write, sha256
 
 PACKAGES = ("agave", "torch", "torchvision", "numpy", "safetensors", "pandas", "matplotlib", "snakemake", "dvc")
@@ -37,7 +39,7 @@ class Record:
     """Collects a run record from the start of a step to its end.
 
     Args:
-        step: for example "joint".
+        step: of the workflow, for example "joint"; the digest of its source is recorded.
         options: the resolved parameters that the step used.
         inputs: {name: file}; their SHA-256 are recorded.
         device: where the networks ran, if any did.
@@ -47,9 +49,10 @@ class Record:
         self._began = time.monotonic()
         self._record: dict[str, Any] = {
             "step": step,
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "options": dict(options),
-            "inputs": {name: {"file": str(path), "sha256": sha256(path)} for name, path in inputs.items()},
+            "command": [Path(sys.argv[0]).name, *map(_portable, sys.argv[1:])],
+            "options": _portable(options),
+            "source": source.digest(step),
+            "inputs": {name: {"file": _portable(str(path)), "sha256": sha256(path)} for name, path in inputs.items()},
             "device": device,
             "machine": {"system": platform.system(), "processor": platform.machine(), "python": platform.python_version()},
             "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
@@ -76,6 +79,16 @@ class Record:
         }
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _portable(value: Any) -> Any:
+    """The same value without paths that mean nothing elsewhere: outside the working directory a file is named by its SHA-256, a folder
+    by its name."""
+    if isinstance(value, Mapping):
+        return {key: _portable(item) for key, item in value.items()}
+    if not isinstance(value, str) or not os.path.exists(value) or Path(value).resolve().is_relative_to(Path.cwd()):
+        return value
+    return f"sha256:{sha256(value)}" if os.path.isfile(value) else Path(value).resolve().name
 
 
 def _version(package: str) -> str | None:

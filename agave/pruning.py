@@ -14,9 +14,8 @@ from pathlib import Path
 from agave import cells
 from agave.config import Params
 from agave.errors import UserError
-from agave.figures import history_paths
 from agave.files import atomic_write
-from agave.results import bound_path, iwae_path, samples_path
+from agave.results import bound_path, history_paths, iwae_path, samples_path
 
 STEPS = ("pretrain", "joint", "evaluate", "sample")
 _MODEL = re.compile(rf"{cells.NAME_PATTERN}|vae-resolution~[0-9]+")

@@ -20,11 +20,14 @@ Row = dict[str, str]
 
 BOUNDS = "tables/bounds.csv"
 IWAE = "tables/iwae.csv"
+HISTORIES = "trainings/history.csv"
+TRAINING_RECORDS = "trainings/runs.jsonl"
 BOUND_QUANTITIES = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")
 BOUND_COLUMNS = ("cell", "kind", "kl_weight", "levels", "resolution", "auxiliary", "seed", "data_set", "images", *BOUND_QUANTITIES)
 IWAE_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "elbo_bits_per_dim", "iwae_bits_per_dim", "iwae_bits_per_dim_standard_error")
 GROWTH_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "iwae_bits_per_dim", "iwae_bits_per_dim_standard_error", "gain", "gain_standard_error")
 HISTORY_COLUMNS = ("step", "kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
+HISTORIES_COLUMNS = ("stage", "model", "seed", *HISTORY_COLUMNS)
 
 
 def bound_path(cell: Cell, seed: int) -> str:
@@ -55,6 +58,15 @@ def iwae_arrays_path(cell: Cell, seed: int) -> str:
 def samples_path(cell: Cell, seed: int) -> str:
     """The images of a cell, below results/<preset>/."""
     return f"sample/{cell.name}/seed~{seed}/samples.npz"
+
+
+def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
+    """Training histories below results/<preset>/, as {(stage, model, seed): path}, stage "pretrain" or "joint"."""
+    trained = cells.all_cells(params)
+    resolutions = sorted({cell.resolution for cell in trained if cell.has_vae}, reverse=True)
+    pretrained = ["pixelcnn", *(f"vae-resolution~{resolution}" for resolution in resolutions)]
+    models = [("pretrain", name) for name in pretrained] + [("joint", cell.name) for cell in trained]
+    return {(stage, name, seed): f"{stage}/{name}/seed~{seed}/history.csv" for stage, name in models for seed in params.grid.seeds}
 
 
 def claim_inputs(params: Params) -> list[str]:

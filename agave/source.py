@@ -22,6 +22,7 @@ ENTRY_MODULES = {
     "joint": "agave.runs",
     "evaluate": "agave.evaluation",
     "sample": "agave.sampling",
+    "trainings": "agave.trainings",
     "tables": "agave.tables",
     "figures": "agave.figures",
     "claims": "agave.claims",

@@ -85,6 +85,9 @@ class Measured:
         return self.data_set == PUBLISHED_DATA_SET and self.images == str(PUBLISHED_IMAGES)
 
 
+FILES = ("bounds.csv", "iwae.csv", "table1.csv", "table1.md", "table1.tex", "metrics.json")
+
+
 def inputs(params: Params) -> list[str]:
     """The files that `write_tables` reads, relative to results/<preset>/."""
     seeds = params.grid.seeds

@@ -10,12 +10,12 @@ import numpy as np
 from agave import cells
 from agave.cells import Cell
 from agave.config import Params
-from agave.figures import history_paths
 from agave.results import (
     GROWTH_COLUMNS,
     HISTORY_COLUMNS,
     bound_path,
     growth_path,
+    history_paths,
     iwae_arrays_path,
     iwae_path,
     per_image_path,

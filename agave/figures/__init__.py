@@ -12,7 +12,7 @@ from agave import cells
 from agave.cells import Cell
 from agave.config import Params
 from agave.errors import UserError
-from agave.results import BOUNDS, Results, growth_path, samples_path
+from agave.results import BOUNDS, HISTORIES, Results, growth_path, samples_path
 
 NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "completions", "growth", "training")
 IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6", "completions")
@@ -44,15 +44,6 @@ def figure_cells(name: str, params: Params) -> list[Cell]:
     return cells.all_cells(params) if name == "training" else []
 
 
-def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
-    """Training histories below results/<preset>/, as {(stage, model, seed): path}, stage "pretrain" or "joint"."""
-    trained = cells.all_cells(params)
-    resolutions = sorted({cell.resolution for cell in trained if cell.has_vae}, reverse=True)
-    pretrained = ["pixelcnn", *(f"vae-resolution~{resolution}" for resolution in resolutions)]
-    models = [("pretrain", name) for name in pretrained] + [("joint", cell.name) for cell in trained]
-    return {(stage, name, seed): f"{stage}/{name}/seed~{seed}/history.csv" for stage, name in models for seed in params.grid.seeds}
-
-
 def inputs(name: str, params: Params) -> list[str]:
     """The files that a figure reads, relative to results/<preset>/.
 
@@ -63,12 +54,18 @@ def inputs(name: str, params: Params) -> list[str]:
     if name == "2":
         return []
     if name == "training":
-        return list(history_paths(params).values())
+        return [BOUNDS, HISTORIES]
     if name == "growth":
         return [growth_path(cell, seed) for cell in figure_cells(name, params) for seed in params.grid.seeds]
     if name in IMAGE_FIGURES:
         return [BOUNDS, *(samples_path(cell, params.grid.seeds[0]) for cell in figure_cells(name, params))]
     return [BOUNDS]
+
+
+def outputs(name: str) -> list[str]:
+    """The files that `draw` writes, relative to results/<preset>/."""
+    data = "npz" if name in IMAGE_FIGURES else "csv"
+    return [f"figures/figure{name}.{ending}" for ending in ("pdf", "png", data)]
 
 
 def draw(name: str, params: Params, preset: str, results: Path) -> None:

@@ -14,9 +14,9 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
 from agave import cells
 from agave.cells import Cell
-from agave.figures import figure_cells, history_paths
+from agave.figures import figure_cells
 from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, SMALL, WIDTH, save, style, wrap
-from agave.results import BOUND_QUANTITIES, BOUNDS, GROWTH_COLUMNS, HISTORY_COLUMNS, Results, Row, growth_path
+from agave.results import BOUND_QUANTITIES, BOUNDS, GROWTH_COLUMNS, HISTORIES, HISTORIES_COLUMNS, Results, Row, growth_path
 
 
 @dataclass(frozen=True)
@@ -274,8 +274,9 @@ def _training(source: Results) -> tuple[Figure, list[Row]]:
         ),
         ("AGAVE, other models", "joint", others),
     ]
-    paths = history_paths(params)
-    histories = {key: source.rows(path, HISTORY_COLUMNS) for key, path in paths.items()}
+    histories: dict[tuple[str, str, str], list[Row]] = {}
+    for row in source.rows(HISTORIES, HISTORIES_COLUMNS):
+        histories.setdefault((row["stage"], row["model"], row["seed"]), []).append(row)
     figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
     for axes, (title, stage, models) in zip(figure.subplots(3, 2).flat, panels, strict=True):
         axes.set_title(title)
@@ -284,9 +285,11 @@ def _training(source: Results) -> tuple[Figure, list[Row]]:
         colors = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(models)))
         for (label, model), color in zip(models, colors, strict=True):
             for seed in seeds:
-                rows = histories[stage, model, seed]
-                steps = [source.number(paths[stage, model, seed], row, "step") for row in rows]
-                totals = _smooth([source.number(paths[stage, model, seed], row, "total") for row in rows])
+                rows = histories.get((stage, model, str(seed)))
+                if rows is None:
+                    raise source.wrong(HISTORIES, f"has no row for {stage} {model}, seed {seed}")
+                steps, totals = ([source.number(HISTORIES, row, column) for row in rows] for column in ("step", "total"))
+                totals = _smooth(totals)
                 axes.plot(steps, totals, color=color, linewidth=1, label=label if seed == seeds[0] else None)
                 tops.append((min(totals), float(np.quantile(totals, 0.95))))
         if tops:
@@ -302,8 +305,4 @@ def _training(source: Results) -> tuple[Figure, list[Row]]:
         f"mean of {SMOOTH} neighbouring rows of history.csv. The start can lie above a panel."
     )
     _caption(figure, source, note + (f" One line per seed ({len(seeds)})." if len(seeds) > 1 else ""), "the training images")
-    return figure, [
-        {"stage": stage, "model": model, "seed": str(seed), **{column: row[column] for column in HISTORY_COLUMNS}}
-        for (stage, model, seed), rows in histories.items()
-        for row in rows
-    ]
+    return figure, [row for rows in histories.values() for row in rows]

@@ -11,6 +11,7 @@ rule decide_claims:
             labels={"table": "claims", "preset": "{preset}"},
         ),
         markdown="results/{preset}/claims/claims.md",
+        run="results/{preset}/claims/run.json",
     log:
         "logs/{preset}/claims.log",
     benchmark:

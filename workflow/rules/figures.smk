@@ -15,6 +15,7 @@ for NAME in figures.NAMES:
                 labels={"figure": NAME, "preset": "{preset}"},
             ),
             data=f"results/{{preset}}/figures/figure{NAME}.{'npz' if NAME in figures.IMAGE_FIGURES else 'csv'}",
+            run=f"results/{{preset}}/figures/figure{NAME}.json",
         log:
             f"logs/{{preset}}/figures/{NAME}.log",
         benchmark:

@@ -11,6 +11,7 @@ rule prepare_images:
         train="results/{preset}/prepare/train.npy",
         test="results/{preset}/prepare/test.npy",
         manifest="results/{preset}/prepare/manifest.json",
+        run="results/{preset}/prepare/run.json",
     log:
         "logs/{preset}/prepare.log",
     benchmark:

@@ -14,6 +14,7 @@ rule write_tables:
         markdown="results/{preset}/tables/table1.md",
         latex="results/{preset}/tables/table1.tex",
         metrics="results/{preset}/tables/metrics.json",
+        run="results/{preset}/tables/run.json",
     log:
         "logs/{preset}/tables.log",
     benchmark:

@@ -1,0 +1,24 @@
+# What git keeps of the trainings, whose folders lie with the weights in DVC's cache: all histories and run records, a file each.
+rule gather_trainings:
+    input:
+        expand("results/{{preset}}/{path}", path=trainings.inputs(PARAMS)),
+    output:
+        histories="results/{preset}/trainings/history.csv",
+        runs="results/{preset}/trainings/runs.jsonl",
+    log:
+        "logs/{preset}/trainings.log",
+    benchmark:
+        "logs/{preset}/trainings.tsv"
+    threads: 1
+    resources:
+        mem_mb=600,
+        runtime=10,
+    params:
+        source=SOURCES["trainings"],
+    shell:
+        "agave trainings --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
+
+
+rule trainings:
+    input:
+        expand(rules.gather_trainings.output, preset=PRESET),
