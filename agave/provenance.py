@@ -18,6 +18,7 @@ from typing import Any
 from agave import source
 from agave.files import atomic_write, sha256
 
+COST = ("device", "wall_seconds", "processor_seconds", "peak_memory_mib")
 PACKAGES = ("agave", "torch", "torchvision", "numpy", "safetensors", "pandas", "matplotlib", "snakemake", "dvc")
 
 
@@ -53,6 +54,7 @@ class Record:
             "options": _portable(options),
             "source": source.digest(step),
             "inputs": {name: {"file": _portable(str(path)), "sha256": sha256(path)} for name, path in inputs.items()},
+            "parts": {name: cost for name, path in inputs.items() if (cost := _part(step, Path(path)))},
             "device": device,
             "machine": {"system": platform.system(), "processor": platform.machine(), "python": platform.python_version()},
             "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
@@ -89,6 +91,15 @@ def _portable(value: Any) -> Any:
     if not isinstance(value, str) or not os.path.exists(value) or Path(value).resolve().is_relative_to(Path.cwd()):
         return value
     return f"sha256:{sha256(value)}" if os.path.isfile(value) else Path(value).resolve().name
+
+
+def _part(step: str, path: Path) -> dict[str, Any]:
+    """What an input cost, if it is a part that another job of the same step made: the workflow deletes parts when they are joined."""
+    record = path.with_suffix(".json")
+    if not record.exists():
+        return {}
+    found = json.loads(record.read_text())
+    return {key: found[key] for key in COST} if found.get("step") == step else {}
 
 
 def _version(package: str) -> str | None:
