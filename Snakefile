@@ -4,7 +4,7 @@
 #   snakemake all --profile workflow/profiles/local --config preset=tiny   another preset
 #   snakemake --profile slurm all                                          the preset `paper` on a Slurm cluster
 #
-# One target a step: prepare, pretrain, joint, trainings, evaluate, sample, tables, figures, claims, all.
+# One target a step: prepare, pretrain, joint, trainings, evaluate, sample, tables, figures, claims, records, all.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -28,6 +28,7 @@ include: "workflow/rules/sample.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
+include: "workflow/rules/records.smk"
 
 
 rule all:
@@ -39,3 +40,4 @@ rule all:
         rules.tables.input,
         rules.figures.input,
         rules.claims.input,
+        rules.records.input,

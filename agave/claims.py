@@ -23,15 +23,13 @@ from agave.config import Params
 from agave.errors import UserError
 from agave.evidence import MEASURES, Evidence
 from agave.files import atomic_write
-from agave.results import Results
+from agave.results import CLAIMS, CLAIMS_PAGE, Results
 from agave.tables import PUBLISHED_DATA_SET, PUBLISHED_IMAGES
 from agave.tabular import write_csv
 
 Verdict = Literal["holds", "does not hold", "undecided", "not testable at this scale"]
 
 CONFIDENCE = 0.95
-
-CSV, MARKDOWN = "claims/claims.csv", "claims/claims.md"
 
 
 class Strict(BaseModel):
@@ -285,8 +283,8 @@ def write_claims(params: Params, preset: str, results: Path, path: Path) -> list
     source = Results(params, preset, results)
     evidence = Evidence(source)
     decisions = [decide(claim, evidence) for claim in load(path)]
-    write_csv(results / CSV, [row for decision in decisions for row in _csv_rows(decision)])
-    with atomic_write(results / MARKDOWN) as temporary:
+    write_csv(results / CLAIMS, [row for decision in decisions for row in _csv_rows(decision)])
+    with atomic_write(results / CLAIMS_PAGE) as temporary:
         temporary.write_text(_markdown(decisions, source), encoding="utf-8")
     return decisions
 

@@ -346,18 +346,29 @@ def trainings(context: click.Context, params: Params, results: Path) -> None:
 @click.pass_context
 def claims(context: click.Context, params: Params, results: Path, path: Path) -> None:
     """Decide the paper's claims by intervals over test images and seeds; all comparisons go to claims/claims.csv."""
-    from agave.claims import CSV, MARKDOWN, counts, decisive, shown, write_claims
-    from agave.results import claim_inputs
+    from agave.claims import counts, decisive, shown, write_claims
+    from agave.results import CLAIMS, CLAIMS_PAGE, claim_inputs
 
     inputs = {"claims.yaml": path} | {name: results / name for name in claim_inputs(params)}
     with _recorded("claims", _blocks(params, "model"), inputs, results / "claims/run.json") as outputs:
         decisions = write_claims(params, _preset_name(context), results, path)
-        outputs += [results / CSV, results / MARKDOWN]
+        outputs += [results / CLAIMS, results / CLAIMS_PAGE]
     for decision in decisions:
         one = decisive(decision)
         click.echo(f"{decision.claim.id:<4} {decision.verdict:<26} {decision.claim.claim}")
         click.echo(f"{'':<31} {shown(one) if one else decision.basis}")
     click.echo(", ".join(f"{number} {verdict}" for verdict, number in counts(decisions).items()))
+
+
+@main.command()
+@_preset_options
+@click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+@click.pass_context
+def records(context: click.Context, params: Params, results: Path) -> None:
+    """Sum up what each step cost, and write the SHA-256 of every small result."""
+    from agave.records import write_records
+
+    write_records(params, _preset_name(context), results)
 
 
 @main.command()

@@ -84,8 +84,10 @@ class Record:
 
 
 def _portable(value: Any) -> Any:
-    """The same value without paths that mean nothing elsewhere: outside the working directory a file is named by its SHA-256, a folder
-    by its name."""
+    """The same value without paths that mean nothing elsewhere.
+
+    Outside the working directory a file is named by its SHA-256, a folder by its name.
+    """
     if isinstance(value, Mapping):
         return {key: _portable(item) for key, item in value.items()}
     if not isinstance(value, str) or not os.path.exists(value) or Path(value).resolve().is_relative_to(Path.cwd()):

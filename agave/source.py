@@ -26,6 +26,7 @@ ENTRY_MODULES = {
     "tables": "agave.tables",
     "figures": "agave.figures",
     "claims": "agave.claims",
+    "records": "agave.records",
 }
 
 # Left out, and followed no further, because no number or picture depends on them. What config.py does shows in the resolved

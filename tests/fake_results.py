@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 
-from agave import cells
+from agave import cells, records, trainings
 from agave.cells import Cell
 from agave.config import Params
+from agave.provenance import Record
 from agave.results import (
     GROWTH_COLUMNS,
     HISTORY_COLUMNS,
@@ -147,6 +149,22 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
             np.savez(path, **{key: arrays[key] for key in keys})
     for (stage, name, seed), path_name in history_paths(params).items():
         write_history(results / path_name, stage, name, seed, params)
+        write_record((results / path_name).with_name("run.json"), stage, [results / path_name])
+    trainings.gather(params, "fake", results)
+
+
+def write_records(params: Params, results: Path) -> None:
+    """A manifest, and the run record of every step that has run: each names the files that lie beside it, as they are now."""
+    (results / "prepare").mkdir(parents=True, exist_ok=True)
+    (results / "prepare/manifest.json").write_text(json.dumps({"source": "photos", "image_size": params.prepare.image_size}))
+    for step, paths in records.record_paths(params).items():
+        for path in map(results.joinpath, paths):
+            beside = [file for file in sorted(path.parent.glob("*")) if file.suffix != ".json" or file.name == "manifest.json"]
+            write_record(path, step, [file for file in beside if step != "figures" or file.stem == path.stem])
+
+
+def write_record(path: Path, step: str, outputs: list[Path]) -> None:
+    Record(step, {}, {}, "cpu").write(path, outputs)
 
 
 def write_history(path: Path, stage: str, name: str, seed: int, params: Params) -> None:

@@ -13,7 +13,21 @@ from click.testing import CliRunner
 
 from agave.cli import main
 
-STEPS = ["config", "prepare", "pretrain", "joint", "evaluate", "sample", "tables", "figure", "claims", "prune", "digest"]
+STEPS = [
+    "config",
+    "prepare",
+    "pretrain",
+    "joint",
+    "trainings",
+    "evaluate",
+    "sample",
+    "tables",
+    "figure",
+    "claims",
+    "records",
+    "prune",
+    "digest",
+]
 CELL = "kl_weight~2-levels~256-resolution~16"
 
 

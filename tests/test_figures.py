@@ -17,7 +17,7 @@ from agave.config import Params, load, read
 from agave.errors import UserError
 from agave.figures import curves, images, mosaic, schematic
 from agave.figures.style import text_width, wrap
-from agave.results import BOUNDS, Results, samples_path
+from agave.results import BOUNDS, Results, history_paths, samples_path
 
 ROOT = Path(__file__).parent.parent
 SHAPED = {"1a": ["prior"], "1b": ["prior_sample"], "1c": ["prior", "prior_sample"]}
