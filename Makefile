@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help install demo plan test test-slurm check bench dvc-commit dvc-checkout schema docs format clean
+.PHONY: help install demo verify plan test test-slurm check bench dvc-commit dvc-checkout schema docs format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,6 +33,9 @@ demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, witho
 	@echo "  results/$(PRESET)/figures/              the other figures, as PDF and PNG, with the data behind each"
 	@echo "  results/$(PRESET)/tables/table1.md      Table 1 with our rows"
 	@echo "  results/$(PRESET)/claims/claims.md      what these results say about each claim of the paper"
+
+verify: .venv/installed  ## check the results of PRESET that are in git: hashes, redrawn tables and figures, claims; minutes
+	agave verify --preset $(PRESET)
 
 plan: .venv/installed  ## what PRESET will cost: jobs, arithmetic, memory, hours; ARGS="--calibrate" measures this machine
 	agave plan --preset $(PRESET) $(ARGS)

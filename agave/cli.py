@@ -373,6 +373,19 @@ def records(context: click.Context, params: Params, results: Path) -> None:
 
 @main.command()
 @_preset_options
+@click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="The claims and their tests.")
+@click.pass_context
+def verify(context: click.Context, params: Params, path: Path) -> None:
+    """Check the results of a preset, redraw them, decide the claims again; exit code 0 only if all is well."""
+    from agave.verify import verify as run
+
+    preset = _preset_name(context)
+    if not run(params, preset, Path("results") / preset, path, click.echo):
+        context.exit(1)
+
+
+@main.command()
+@_preset_options
 @click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
 @click.option("--aside", type=FolderArgument, help="Where to; default: the first new folder work/pruned/PRESET/NUMBER.", show_default=False)
 @click.option("--dry-run", is_flag=True, help="Only say what would be moved.")

@@ -25,6 +25,7 @@ STEPS = [
     "figure",
     "claims",
     "records",
+    "verify",
     "prune",
     "digest",
 ]
