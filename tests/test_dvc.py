@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_workflow import DRAWN, REDRAWN, ROOT, UNGROWN, check_out, jobs
+from test_workflow import DRAWN, FIGURES, REDRAWN, ROOT, UNGROWN, check_out, jobs
 
 from agave import figures, source
 
@@ -44,6 +44,7 @@ ALL = {
     "pretrain_vae": 1,
     "pretrain_pixelcnn": 1,
     "joint_cell": CELLS,
+    "gather_trainings": 1,
     "evaluate_bound": CELLS,
     "evaluate_iwae": 2,
     "gather_iwae": 2,
@@ -51,6 +52,7 @@ ALL = {
     "write_tables": 1,
     "figures": len(figures.NAMES),
     "decide_claims": 1,
+    "write_records": 1,
 }
 STEP_OF = {
     "prepare_images": "prepare",
@@ -58,6 +60,7 @@ STEP_OF = {
     "pretrain_vae": "pretrain",
     "pretrain_pixelcnn": "pretrain",
     "joint_cell": "joint",
+    "gather_trainings": "trainings",
     "evaluate_bound": "evaluate",
     "evaluate_iwae": "evaluate",
     "gather_iwae": "evaluate",
@@ -65,6 +68,7 @@ STEP_OF = {
     "write_tables": "tables",
     "figures": "figures",
     "decide_claims": "claims",
+    "write_records": "records",
 }
 AT_REST: tuple[set[str], dict[str, int]] = (set(), {})
 ONE_CELL = {"joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1}
@@ -145,9 +149,17 @@ def stages_run(log: str) -> list[str]:
 
 
 def recorded(repository: Repository) -> Mapping[str, Any]:
-    """The hashes of all outputs in dvc.lock."""
+    """The hashes in dvc.lock of what was computed; with what is drawn from it lie run records, whose times differ."""
     stages = yaml.safe_load((repository.folder / "dvc.lock").read_text())["stages"]
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+    computed = [stage for name, stage in stages.items() if name not in ("tables", "figures", "claims", "records")]
+    return {out["path"]: out["md5"] for stage in computed for out in stage["outs"]}
+
+
+def checksums(repository: Repository) -> dict[str, str]:
+    """The hashes of all small results, without the run records of what was drawn."""
+    lines = [line.split("  ") for line in (repository.folder / "results/mini/records/SHA256SUMS").read_text().splitlines()]
+    drawn = ("tables/run.json", "figures/", "claims/run.json", "records/")
+    return {path: value for value, path in lines if not (path.startswith(drawn) and path.endswith((".json", "compute.csv", "compute.md")))}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +194,7 @@ def test_after_a_run_by_hand_dvc_has_nothing_to_do(finished: Repository) -> None
     assert finished.to_do() == AT_REST
     tracked = set(finished.run("git", "ls-files", "results").split())
     assert {"results/mini/tables/metrics.json", "results/mini/figures/figure4.csv", "results/mini/prepare/manifest.json"} <= tracked
-    assert {Path(file).parts[2] for file in tracked} == {"prepare", "tables", "figures", "claims"}  # weights and arrays are DVC's
+    assert {Path(file).parts[2] for file in tracked} == set(source.ENTRY_MODULES) - {"pretrain", "joint"}  # those are DVC's
     assert finished.run("git", "status", "--porcelain") == ""
 
 
@@ -191,46 +203,46 @@ EDITS: dict[str, tuple[str, str, str, set[str], dict[str, int]]] = {  # file, ol
         "params.yaml",
         "kl_weights: [2, 3]",
         "kl_weights: [2, 4]",
-        {"pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims"},
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records"},
         {"prune": 1} | ONE_CELL | UNGROWN,
     ),
     "one pretraining number": (
         "params.yaml",
         "vae: {steps: 4,",
         "vae: {steps: 5,",
-        {"pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims"},
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records"},
         {"pretrain_vae": 1, "joint_cell": 3, "evaluate_bound": 3, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": 3} | DRAWN,
     ),
     "one joint training number": (
         "params.yaml",
         "joint: {steps: 3,",
         "joint: {steps: 4,",
-        {"joint", "evaluate", "sample", "tables", "figures", "claims"},
+        {"joint", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records"},
         {"joint_cell": CELLS, "evaluate_bound": CELLS, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": CELLS} | DRAWN,
     ),
     "one more colour level": (
         "params.yaml",
         "levels: [256]",
         "levels: [256, 32]",
-        {"pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims"},
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records"},
         ONE_CELL | UNGROWN,
     ),
     "K": (
         "params.yaml",
         "iwae_samples: 2",
         "iwae_samples: 3",
-        {"evaluate", "tables", "figures", "claims"},
+        {"evaluate", "tables", "figures", "claims", "records"},
         {"evaluate_iwae": 2, "gather_iwae": 2} | REDRAWN,
     ),
     "a batch that changes no result": (
         "params.yaml",
         "evaluate: {batch: 8",
         "evaluate: {batch: 4",
-        {"evaluate", "tables", "figures", "claims"},
+        {"evaluate", "tables", "figures", "claims", "records"},
         {},
     ),
-    "a figure setting": ("params.yaml", "dpi: 200", "dpi: 100", {"figures"}, {"figures": ALL["figures"]}),
-    "code of the figures": ("agave/figures/style.py", "WIDTH = ", "WIDTH = 0.9 * ", {"figures"}, {"figures": ALL["figures"]}),
+    "a figure setting": ("params.yaml", "dpi: 200", "dpi: 100", {"figures", "records"}, FIGURES),
+    "code of the figures": ("agave/figures/style.py", "WIDTH = ", "WIDTH = 0.9 * ", {"figures", "records"}, FIGURES),
     "code of the evaluation": (
         "agave/evaluation.py",
         "\n\n\n",
@@ -264,12 +276,15 @@ def downstream(changed: set[str]) -> set[str]:
 
 def test_a_grid_that_grows_and_shrinks_leaves_nothing_stale(repository: Repository) -> None:
     """DVC first, then Snakemake: grows under `dvc repro`, shrinks under `snakemake`, and all hashes are the first ones again."""
-    before, weights = recorded(repository), repository.folder / f"results/mini/joint/{STALE}/seed~0/model.safetensors"
+    before, weights = (
+        (recorded(repository), checksums(repository)),
+        repository.folder / f"results/mini/joint/{STALE}/seed~0/model.safetensors",
+    )
     bytes_before = weights.read_bytes()
     repository.edit("params.yaml", "levels: [256]", "levels: [256, 32]")
     log = repository.run("dvc", "repro")
     assert done(log) == ONE_CELL | UNGROWN
-    assert stages_run(log) == ["pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims"]
+    assert stages_run(log) == list(source.ENTRY_MODULES)[1:]
     new = "kl_weight~2-levels~32-resolution~8"
     assert new in repository.metrics()["cells"]
     assert f"cells.{new}.kl" in repository.run("dvc", "metrics", "diff")
@@ -285,7 +300,7 @@ def test_a_grid_that_grows_and_shrinks_leaves_nothing_stale(repository: Reposito
     for name in ("tables/bounds.csv", "tables/metrics.json", "figures/figure5b.csv", "figures/figuretraining.csv"):
         assert new not in (repository.folder / "results/mini" / name).read_text()
     assert repository.make("dvc-commit").returncode == 0
-    assert recorded(repository) == before
+    assert (recorded(repository), checksums(repository)) == before
     assert weights.read_bytes() == bytes_before
 
     shutil.copytree(repository.folder / "work/pruned/mini/1", repository.folder / "results/mini", dirs_exist_ok=True)
@@ -302,8 +317,9 @@ def test_an_experiment_with_another_k(repository: Repository) -> None:
         "write_tables": 1,
         "figures": 1,
         "decide_claims": 1,
+        "write_records": 1,
     }  # the growth; the bounds behind the other figures came out as before
-    assert stages_run(log) == ["evaluate", "tables", "figures", "claims"]
+    assert stages_run(log) == ["evaluate", "tables", "figures", "claims", "records"]
     assert repository.to_do() == AT_REST
     after = repository.metrics()
     assert after["cells"] == before["cells"] and after["table1"] != before["table1"]
@@ -362,8 +378,11 @@ def test_clone_and_pull_need_no_job(repository: Repository, tmp_path: Path) -> N
     assert clone.run("git", "status", "--porcelain") == ""
     weights = f"results/mini/joint/{STALE}/seed~0/model.safetensors"
     assert (clone.folder / weights).read_bytes() == (repository.folder / weights).read_bytes()
+    verdict = clone.run("agave", "verify")
+    assert "small files as recorded; of the weights and arrays" in verdict and "not here" not in verdict
+    assert "nothing to be done for all" in verdict and "VERDICT: all is well" in verdict
     (clone.folder / "results/mini/figures/figure4.pdf").unlink()
-    assert clone.to_do() == ({"figures"}, {"figures": 1})
+    assert clone.to_do() == ({"figures", "records"}, {"figures": 1, "write_records": 1})
     (clone.folder / weights).chmod(0o644)
     (clone.folder / weights).write_bytes(b"tampered")
     assert clone.changed_stages() >= {"joint"}

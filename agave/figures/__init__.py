@@ -54,7 +54,7 @@ def inputs(name: str, params: Params) -> list[str]:
     if name == "2":
         return []
     if name == "training":
-        return [BOUNDS, HISTORIES]
+        return [HISTORIES]
     if name == "growth":
         return [growth_path(cell, seed) for cell in figure_cells(name, params) for seed in params.grid.seeds]
     if name in IMAGE_FIGURES:
