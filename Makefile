@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help install demo verify plan test test-slurm check bench dvc-commit dvc-checkout schema docs format clean
+.PHONY: help install demo verify plan test test-slurm check bench crate dvc-commit dvc-checkout schema docs format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -55,6 +55,9 @@ check: .venv/installed  ## format, lint, types, workflow
 
 bench: .venv/installed  ## time and largest job of each step, from the logs of PRESET
 	python benchmarks/workflow.py --preset $(PRESET)
+
+crate: .venv/installed  ## the small results of PRESET with their provenance in crates/PRESET, an RO-Crate for deposit
+	agave crate --preset $(PRESET) --results results/$(PRESET) --output crates/$(PRESET)
 
 dvc-commit: .venv/installed  ## after a run by hand: record the results of the preset that params.yaml names in dvc.lock
 	@snakemake all --dry-run --profile $(PROFILE) 2>&1 | grep "Nothing to be done" >/dev/null || { \

@@ -387,6 +387,19 @@ def verify(context: click.Context, params: Params, path: Path) -> None:
 @main.command()
 @_preset_options
 @click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+@click.option("--output", type=FolderArgument, required=True, help="Folder to write; an earlier crate there is replaced.")
+@click.pass_context
+def crate(context: click.Context, params: Params, results: Path, output: Path) -> None:
+    """Gather workflow, small results and their provenance in a folder for deposit, a Workflow Run RO-Crate."""
+    from agave.crate import write_crate
+
+    jobs = write_crate(params, _preset_name(context), results, output)
+    click.echo(f"{output}: RO-Crate of {jobs} jobs; check it with: rocrate-validator validate {output}")
+
+
+@main.command()
+@_preset_options
+@click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
 @click.option("--aside", type=FolderArgument, help="Where to; default: the first new folder work/pruned/PRESET/NUMBER.", show_default=False)
 @click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
 @click.pass_context

@@ -26,6 +26,7 @@ STEPS = [
     "claims",
     "records",
     "verify",
+    "crate",
     "prune",
     "digest",
 ]
