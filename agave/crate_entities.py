@@ -111,12 +111,8 @@ class Entities:
 
     def package(self, name: str, version: str) -> dict[str, str]:
         """A piece of software in one version."""
-        if name == "agave":
-            return self.add(f"#agave-{version}", "SoftwareApplication", name=name, softwareVersion=version, url=self.url)
-        url = f"https://pypi.org/project/{name}/{version}/"
-        if name == "python":
-            url = f"https://www.python.org/downloads/release/python-{version.replace('.', '')}/"
-        return self.add(url, "SoftwareApplication", name=name, softwareVersion=version, url=url)
+        url = self.url if name == "agave" else None
+        return self.add(f"#{name}-{version}", "SoftwareApplication", name=name, softwareVersion=version, url=url)
 
 
 def single(value: Any) -> Any:

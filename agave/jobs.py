@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from agave import cells, figures
 from agave.config import Params
 from agave.errors import UserError
 from agave.files import sha256
-from agave.results import TRAINING_RECORDS, Results, bound_path, history_paths, iwae_path, samples_path
+from agave.records import record_paths
+from agave.results import TRAINING_RECORDS, Results, history_paths
 
 SHIPPED = ("prepare", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records")
 KEYS = ("step", "command", "options", "inputs", "outputs", "packages", "machine", "git", "started", "wall_seconds")
@@ -90,14 +90,8 @@ def small_files(folder: Path) -> list[str]:
 
 
 def _expected(params: Params) -> list[str]:
-    every, seeds = cells.all_cells(params), params.grid.seeds
-    results = [bound_path(cell, seed) for cell in every for seed in seeds]
-    results += [iwae_path(cell, seed) for cell in cells.table_cells(params) for seed in seeds]
-    results += [samples_path(cell, seeds[0]) for cell in every]
     trained = [str(Path(path).with_name("run.json")) for path in history_paths(params).values()]
-    drawn = [f"figures/figure{name}.json" for name in figures.NAMES]
-    made = [str(Path(path).with_suffix(".json")) for path in results]
-    return ["prepare/run.json", *trained, *made, "tables/run.json", *drawn, "claims/run.json"]
+    return trained + [path for paths in record_paths(params).values() for path in paths]
 
 
 def _trainings(results: Results) -> list[Job]:
