@@ -339,6 +339,9 @@ def test_an_experiment_with_another_k(repository: Repository) -> None:
     repository.run("git", "checkout", ".")
     assert repository.make("dvc-checkout").returncode == 0
     assert repository.metrics() == before and repository.to_do() == AT_REST
+    repository.run("dvc", "exp", "apply", "more-samples")
+    assert repository.make("dvc-checkout").returncode == 0
+    assert repository.metrics() == after and repository.to_do() == AT_REST
 
 
 def test_a_failure_midway_keeps_what_finished_and_the_next_repro_goes_on(repository: Repository) -> None:
