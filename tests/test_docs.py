@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from agave import config, figures, results, source, tables, trainings
+from agave import config, figures, records, results, source, tables, trainings
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,7 @@ def test_the_picture_shows_what_the_steps_read(root):
         "tables": tables.inputs(params),
         "figures": [path for name in figures.NAMES for path in figures.inputs(name, params)],
         "claims": results.claim_inputs(params),
+        "records": records.inputs(params),
     }
     read = {step: {path.split("/")[0] for path in paths} for step, paths in named.items()}
     for step in ("joint", "evaluate", "sample"):
