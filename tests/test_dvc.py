@@ -190,6 +190,7 @@ def repository(finished: Repository, tmp_path: Path) -> Repository:
 
 
 def test_after_a_run_by_hand_dvc_has_nothing_to_do(finished: Repository) -> None:
+    assert stages_run(finished.run("dvc", "repro", "--dry")) == []
     assert stages_run(finished.run("dvc", "repro")) == []
     assert finished.to_do() == AT_REST
     tracked = set(finished.run("git", "ls-files", "results").split())
