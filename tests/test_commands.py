@@ -48,7 +48,7 @@ TESTED = {
     r"agave joint CELL --pixelcnn .*": "test_cli.py::test_steps_in_order_write_what_the_next_one_reads",
     r"make demo( PRESET=\w+)?": "test_commands.py::test_make_demo_is_the_workflow_that_ci_runs",
     r"make (install|test|check)": "test_commands.py::test_ci_runs_the_targets",
-    r"make verify": "test_cli.py::test_help",  # its help alone: the check itself is not run by a test yet
+    r"make verify": "test_verify.py::test_results_in_order_and_a_deleted_figure_that_alone_is_made_again",
     r"make site": "test_docs.py::test_the_site_is_built_with_every_link_and_asks_no_other_server",
     r"make bench|python benchmarks/.*": "test_commands.py::test_benchmarks_run_at_a_small_size",
     r"make dvc-commit|dvc commit( --force)?|git add dvc.lock results|git commit -m .*": (
