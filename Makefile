@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help install demo verify plan test test-slurm check bench crate dvc-commit dvc-checkout schema docs format clean
+.PHONY: help install demo verify plan test test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,12 +46,13 @@ test: .venv/installed  ## run the tests (without test-slurm)
 test-slurm: .venv/installed  ## run the slurm profile on a throw-away Slurm, with faults (root; Debian: slurm-wlm slurmctld slurmd munge)
 	python tests/slurm/cluster.py pytest -s -m slurm tests/slurm
 
-check: .venv/installed  ## format, lint, types, workflow
+check: .venv/installed  ## format, lint, types, workflow, links of docs/
 	ruff format --check .
 	ruff check .
 	mypy
 	snakefmt --check --line-length 140 $(SNAKEFILES)
 	snakemake --lint
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 bench: .venv/installed  ## time and largest job of each step, from the logs of PRESET
 	python benchmarks/workflow.py --preset $(PRESET)
@@ -75,8 +76,13 @@ dvc-checkout: .venv/installed  ## after dvc pull or git checkout: the results th
 schema: .venv/installed  ## write workflow/schemas/params.schema.json from agave/config.py
 	agave config --schema > workflow/schemas/params.schema.json
 
-docs: .venv/installed  ## write docs/deviations.md from the PAPER: comments
+docs: .venv/installed  ## write the generated pages of docs/ and the picture of the workflow
 	python docs/deviations.py
+	python docs/configuration.py
+	python docs/dataflow.py
+
+site: .venv/installed  ## build docs/ as a site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 format: .venv/installed  ## format the code
 	ruff check --fix .

@@ -169,7 +169,7 @@ class Grid(Block):
     levels_kl_weight: KLWeight
     resolutions: list[ResolutionCell]
     without_auxiliary_kl_weight: KLWeight | None = Field(description="cell without the auxiliary loss; null: none")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="one training of every model for each")
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:

@@ -21,25 +21,31 @@ def sources() -> list[Path]:
     return [ROOT / "params.yaml", *sorted((ROOT / "agave").rglob("*.py")), *sorted((ROOT / "workflow").rglob("*.smk"))]
 
 
-def tags(path: Path) -> Iterator[tuple[str, str]]:
-    """What each tag is about (the dotted key, in YAML) and its text; lines that are only comment continue it."""
-    lines = path.read_text().splitlines()
+def located(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line with the dotted key that it stands at, in YAML; "" elsewhere."""
     keys: dict[int, str] = {}
-    for number, line in enumerate(lines):
+    for line in path.read_text().splitlines():
         if path.suffix == ".yaml" and (key := KEY.match(line)):
             indent = len(key[1])
             keys = {i: k for i, k in keys.items() if i < indent} | {indent: key[2]}
+        yield ".".join(keys[i] for i in sorted(keys)), line
+
+
+def tags(path: Path) -> Iterator[tuple[str, str]]:
+    """What each tag is about (the dotted key, in YAML) and its text; lines that are only comment continue it."""
+    lines = list(located(path))
+    for number, (key, line) in enumerate(lines):
         match = TAG.search(line)
         if match is None:
             continue
         text = [match[1]]
         if not line[: match.start()].strip():  # a block of comment lines
-            for following in lines[number + 1 :]:
+            for _, following in lines[number + 1 :]:
                 stripped = following.strip()
                 if not stripped.startswith("#") or TAG.search(following):
                     break
                 text.append(stripped.lstrip("# "))
-        yield ".".join(keys[i] for i in sorted(keys)), " ".join(text)
+        yield key, " ".join(text)
 
 
 def document() -> str:

@@ -190,6 +190,7 @@ def repository(finished: Repository, tmp_path: Path) -> Repository:
 
 
 def test_after_a_run_by_hand_dvc_has_nothing_to_do(finished: Repository) -> None:
+    assert stages_run(finished.run("dvc", "repro", "--dry")) == []
     assert stages_run(finished.run("dvc", "repro")) == []
     assert finished.to_do() == AT_REST
     tracked = set(finished.run("git", "ls-files", "results").split())
@@ -339,6 +340,9 @@ def test_an_experiment_with_another_k(repository: Repository) -> None:
     repository.run("git", "checkout", ".")
     assert repository.make("dvc-checkout").returncode == 0
     assert repository.metrics() == before and repository.to_do() == AT_REST
+    repository.run("dvc", "exp", "apply", "more-samples")
+    assert repository.make("dvc-checkout").returncode == 0
+    assert repository.metrics() == after and repository.to_do() == AT_REST
 
 
 def test_a_failure_midway_keeps_what_finished_and_the_next_repro_goes_on(repository: Repository) -> None:
