@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help install demo verify plan test test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
+.PHONY: help install demo verify plan test test-documents test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,8 +40,11 @@ verify: .venv/installed  ## check the results of PRESET that are in git: hashes,
 plan: .venv/installed  ## what PRESET will cost: jobs, arithmetic, memory, hours; ARGS="--calibrate" measures this machine
 	agave plan --preset $(PRESET) $(ARGS)
 
-test: .venv/installed  ## run the tests (without test-slurm)
+test: .venv/installed  ## run the tests (without the other targets of this name)
 	pytest -n auto --dist loadfile
+
+test-documents: .venv/installed  ## run every command of README.md, ARTIFACT.md and docs/ that needs neither a cluster nor a GPU
+	pytest -n auto -m documents tests/test_commands.py
 
 test-slurm: .venv/installed  ## run the slurm profile on a throw-away Slurm, with faults (root; Debian: slurm-wlm slurmctld slurmd munge)
 	python tests/slurm/cluster.py pytest -s -m slurm tests/slurm
