@@ -390,7 +390,7 @@ def verify(context: click.Context, params: Params, path: Path) -> None:
 @click.option("--output", type=FolderArgument, required=True, help="Folder for the pages.")
 @click.pass_context
 def report(context: click.Context, params: Params, results: Path, output: Path) -> None:
-    """Write the pages of the report that show text: Table 1, the claims, provenance. `make report` puts all into one file."""
+    """Write the pages of the report that show text: Table 1, claims, compute, provenance. `make report` puts all into one file."""
     from agave.report import NAMES, write_pages
 
     write_pages(params, _preset_name(context), results, output)

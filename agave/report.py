@@ -16,14 +16,14 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from agave import cells, figures
 from agave.config import Params
 from agave.errors import UserError
 from agave.files import atomic_write
-from agave.results import TRAINING_RECORDS, Results, bound_path, iwae_path, samples_path
+from agave.records import MARKDOWN, record_paths
+from agave.results import CLAIMS_PAGE, TRAINING_RECORDS, Results
 
 MANIFEST = "prepare/manifest.json"
-TEXTS = {"table1": ("Table 1", "tables/table1.md"), "claims": ("The paper's claims", "claims/claims.md")}
+TEXTS = {"table1": ("Table 1", "tables/table1.md"), "claims": ("The paper's claims", CLAIMS_PAGE), "compute": ("Compute", MARKDOWN)}
 NAMES = (*TEXTS, "provenance")
 
 VERDICT = re.compile(r"<td[^>]*><strong>(holds|does not hold|undecided|not testable at this scale)</strong></td>")
@@ -43,22 +43,17 @@ td[style*="right"], .line { white-space: nowrap; }
 
 def inputs(params: Params) -> list[str]:
     """The files that the pages show, relative to results/<preset>/."""
-    return [*(path for _, path in TEXTS.values()), MANIFEST, *record_paths(params)]
+    return [*(path for _, path in TEXTS.values()), MANIFEST, *_record_paths(params)]
 
 
-def record_paths(params: Params) -> list[str]:
-    """The run records behind a preset, relative to results/<preset>/, in the order in which data flow."""
-    every, seeds = cells.all_cells(params), params.grid.seeds
-    results = [bound_path(cell, seed) for cell in every for seed in seeds]
-    results += [iwae_path(cell, seed) for cell in cells.table_cells(params) for seed in seeds]
-    results += [samples_path(cell, seeds[0]) for cell in every]
-    beside = [str(Path(result).with_suffix(".json")) for result in results]
-    drawn = [f"figures/figure{name}.json" for name in figures.NAMES]
-    return ["prepare/run.json", TRAINING_RECORDS, *beside, "tables/run.json", *drawn, "claims/run.json"]
+def _record_paths(params: Params) -> list[str]:
+    """The run records, in the order in which data flow."""
+    first, *others = (path for paths in record_paths(params).values() for path in paths)
+    return [first, TRAINING_RECORDS, *others]
 
 
 def write_pages(params: Params, preset: str, results: Path, output: Path) -> None:
-    """Write table1.html, claims.html and provenance.html.
+    """Write table1.html, claims.html, compute.html and provenance.html.
 
     Args:
         params: the parameters of the preset.
@@ -138,7 +133,7 @@ def _provenance(source: Results) -> str:
 
 def _records(source: Results) -> Iterable[tuple[str, dict[str, Any]]]:
     """Each run record after the place of the result that it describes, below results/<preset>/."""
-    for path in record_paths(source.params):
+    for path in _record_paths(source.params):
         text = _text(source, path)
         if path == TRAINING_RECORDS:
             for line in text.splitlines():

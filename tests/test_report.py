@@ -61,9 +61,9 @@ def params() -> Params:
 def results(params: Params, tmp_path: Path) -> Path:
     folder = tmp_path / "results/tiny"
     split = {"images": 16, "sha256": 64 * "a"}
-    texts = {"tables/table1.md": TABLE, "claims/claims.md": CLAIMS}
+    texts = {"tables/table1.md": TABLE, "claims/claims.md": CLAIMS, "records/compute.md": TABLE}
     texts["prepare/manifest.json"] = json.dumps({"name": {"train": "those", "test": "these"}, "train": split, "test": split})
-    for path in report.record_paths(params):
+    for path in report._record_paths(params):
         texts[path] = json.dumps(record(path))
     texts["trainings/runs.jsonl"] = "".join(json.dumps({"folder": name} | record(name)) + "\n" for name in ("joint/a", "joint/b"))
     for path, text in texts.items():
@@ -86,9 +86,9 @@ def test_pages_show_every_verdict_alike_and_every_record_whole(params: Params, r
     for verdict in ("holds", "does not hold", "not testable at this scale"):
         assert f'<td class="verdict {verdict.replace(" ", "-")}">{verdict}</td>' in written["claims"]
     provenance = html.unescape(written["provenance"])
-    for path in (*report.record_paths(params), "joint/a", "joint/b"):
+    for path in (*report._record_paths(params), "joint/a", "joint/b"):
         assert path == "trainings/runs.jsonl" or shlex.join(["agave", path, "<b>"]) in provenance
-    assert provenance.count(64 * "f") == len(report.record_paths(params)) + 1
+    assert provenance.count(64 * "f") == len(report._record_paths(params)) + 1
     assert "these" in provenance and 64 * "a" in provenance
 
 
@@ -215,7 +215,7 @@ def test_the_start_page_says_what_is_there(tiny: str, look: Callable[..., Seen])
     assert seen.requests == []
     assert "AGAVE, reproduced: preset tiny" in seen.text
     assert re.search(r"holds \d+, does not hold \d+, undecided \d+, not testable at this scale \d+\. Data: photos test", seen.text)
-    for name in ("Claims", "Figures", "Provenance", "Tables", "Figure 4", "Table 1", "the verdicts"):
+    for name in ("Claims", "Compute", "Figures", "Provenance", "Tables", "Figure 4", "Table 1", "the verdicts"):
         assert re.search(rf'href="(#|javascript:app\.show[^"]*)"[^>]*>(<svg.*?</svg>)?(<span>)?{name}<', seen.dom), name
     assert "<canvas" in seen.dom  # the diagram of the rules
     assert not seen.blank
@@ -243,7 +243,8 @@ def test_every_item_of_every_category_opens(tiny: str, look: Callable[..., Seen]
     assert seen.requests == []
     found = {(one["category"], one["name"]): one for one in kept(seen)}
     opened = {("Figures", name) for name in figures.NAMES}
-    opened |= {("Claims", "Claims and verdicts"), ("Tables", "Table 1"), ("Provenance", "Data, software, code and every step")}
+    opened |= {("Claims", "Claims and verdicts"), ("Compute", "Time and memory of each step"), ("Tables", "Table 1")}
+    opened |= {("Provenance", "Data, software, code and every step")}
     assert opened <= set(found)
     for category, name in opened:
         one = found[category, name]

@@ -19,6 +19,12 @@ rule report_pages:
             category="Claims",
             labels={"table": "Claims and verdicts"},
         ),
+        compute=report(
+            "reports/{preset}/compute.html",
+            caption="../report/compute.rst",
+            category="Compute",
+            labels={"table": "Time and memory of each step"},
+        ),
         provenance=report(
             "reports/{preset}/provenance.html",
             caption="../report/provenance.rst",
