@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help install demo verify plan test test-documents test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
+.PHONY: help install demo report verify plan test test-documents test-report test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +37,16 @@ demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, witho
 verify: .venv/installed  ## check the results of PRESET that are in git: hashes, redrawn tables and figures, claims; minutes
 	agave verify --preset $(PRESET)
 
+report: .venv/installed  ## reports/PRESET.html: figures, tables, claims and provenance of a finished PRESET in one file
+	@plan=$$(snakemake all --dry-run --profile $(PROFILE) --config preset=$(PRESET) 2>&1) || { echo "$$plan" >&2; exit 1; }; \
+	echo "$$plan" | grep "Nothing to be done" >/dev/null || { \
+	  echo "error: no report, because results of the preset $(PRESET) are missing or out of date; make them with: make demo PRESET=$(PRESET)" >&2; \
+	  exit 1; }
+	@mkdir -p reports
+	snakemake report --quiet progress rules host reason --profile $(PROFILE) --config preset=$(PRESET)
+	snakemake all report --report reports/$(PRESET).html --quiet progress rules host reason --profile $(PROFILE) --config preset=$(PRESET)
+	@echo "Done. Open reports/$(PRESET).html in a browser; it needs no network."
+
 plan: .venv/installed  ## what PRESET will cost: jobs, arithmetic, memory, hours; ARGS="--calibrate" measures this machine
 	agave plan --preset $(PRESET) $(ARGS)
 
@@ -48,6 +58,13 @@ test-documents: .venv/installed  ## run every command of README.md, ARTIFACT.md 
 
 test-slurm: .venv/installed  ## run the slurm profile on a throw-away Slurm, with faults (root; Debian: slurm-wlm slurmctld slurmd munge)
 	python tests/slurm/cluster.py pytest -s -m slurm tests/slurm
+
+test-report: .venv/installed  ## look at the report of the preset tiny in a headless Chromium (Debian: chromium)
+	@command -v chromium >/dev/null || { \
+	  echo "error: the report is not tested, because there is no command chromium; on Debian: apt-get install chromium" >&2; exit 1; }
+	snakemake all --quiet all --profile $(PROFILE) --config preset=tiny
+	$(MAKE) report PRESET=tiny
+	pytest -m browser tests/test_report.py
 
 check: .venv/installed  ## format, lint, types, workflow, links of docs/
 	ruff format --check .

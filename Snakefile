@@ -4,13 +4,16 @@
 #   snakemake all --profile workflow/profiles/local --config preset=tiny   another preset
 #   snakemake --profile slurm all                                          the preset `paper` on a Slurm cluster
 #
-# One target a step: prepare, pretrain, joint, trainings, evaluate, sample, tables, figures, claims, records, all.
+# One target a step: prepare, pretrain, joint, trainings, evaluate, sample, tables, figures, claims, records, report, all.
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
 configfile: "params.yaml"
+
+
+report: "workflow/report/workflow.rst"
 
 
 # The image that .venv is made for (uv.lock); used only with `--software-deployment-method apptainer`.
@@ -29,6 +32,7 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/records.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:

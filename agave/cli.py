@@ -400,6 +400,20 @@ def crate(context: click.Context, params: Params, results: Path, output: Path) -
 @main.command()
 @_preset_options
 @click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+@click.option("--output", type=FolderArgument, required=True, help="Folder for the pages.")
+@click.pass_context
+def report(context: click.Context, params: Params, results: Path, output: Path) -> None:
+    """Write the pages of the report that show text: Table 1, claims, compute, provenance. `make report` puts all into one file."""
+    from agave.report import NAMES, write_pages
+
+    write_pages(params, _preset_name(context), results, output)
+    for name in NAMES:
+        click.echo(output / f"{name}.html")
+
+
+@main.command()
+@_preset_options
+@click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
 @click.option("--aside", type=FolderArgument, help="Where to; default: the first new folder work/pruned/PRESET/NUMBER.", show_default=False)
 @click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
 @click.pass_context

@@ -27,6 +27,7 @@ ENTRY_MODULES = {
     "figures": "agave.figures",
     "claims": "agave.claims",
     "records": "agave.records",
+    "report": "agave.report",
 }
 
 # Left out, and followed no further, because no number or picture depends on them. What config.py does shows in the resolved

@@ -52,6 +52,7 @@ STEPS = {
         (1, 7),
         RESULT,
     ),
+    "report": Step(("figures", "claims", "records"), "all of it in one page (make report)", "reports/<preset>.html", (1, 8), RESULT),
 }
 INPUTS = {
     "images": ("CIFAR-10, photographs or yours", (0.5, 0), "prepare"),

@@ -48,19 +48,20 @@ TESTED = {
     r"agave joint CELL --pixelcnn .*": "test_cli.py::test_steps_in_order_write_what_the_next_one_reads",
     r"make demo( PRESET=\w+)?": "test_commands.py::test_make_demo_is_the_workflow_that_ci_runs",
     r"make (install|test|test-documents|check)": "test_commands.py::test_ci_runs_the_targets",
-    r"make verify": "test_verify.py::test_results_in_order_and_a_deleted_figure_that_alone_is_made_again",
+    r"make verify( PRESET=study)?": "test_verify.py::test_results_in_order_and_a_deleted_figure_that_alone_is_made_again",
+    r"make report": "test_report.py::test_every_item_of_every_category_opens",
+    r"make crate": "test_crate.py::test_the_validator_accepts_it",
     r"make site": "test_docs.py::test_the_site_is_built_with_every_link_and_asks_no_other_server",
     r"make bench|python benchmarks/.*": "test_commands.py::test_benchmarks_run_at_a_small_size",
     r"make dvc-commit|dvc commit( --force)?|git add dvc.lock results|git commit -m .*": (
         "test_dvc.py::test_after_a_run_by_hand_dvc_has_nothing_to_do"
     ),
-    r"make dvc-checkout|git checkout( \.)?|snakemake --touch --forceall": "test_dvc.py::test_an_experiment_with_another_k",
+    r"make dvc-checkout|git checkout( \.| results)?|snakemake --touch --forceall": "test_dvc.py::test_an_experiment_with_another_k",
     r"dvc exp (run|apply).*|dvc params diff|dvc metrics diff|dvc plots diff": "test_dvc.py::test_an_experiment_with_another_k",
     r"(SNAKEMAKE_PROFILE=workflow/profiles/local )?dvc repro": "test_dvc.py::test_a_reworded_docstring_runs_stages_but_no_job",
     r"dvc repro --dry": "test_dvc.py::test_after_a_run_by_hand_dvc_has_nothing_to_do",
     r"dvc status|snakemake -n( all)?": "test_dvc.py::test_both_see_exactly_what_depends_on_an_edit",
     r"snakemake all": "test_dvc.py::test_after_a_run_by_hand_dvc_has_nothing_to_do",
-    r"snakemake --report .*": "test_commands.py::test_own_images_through_the_workflow",
     r"cp -a work/pruned/.*": "test_dvc.py::test_a_grid_that_grows_and_shrinks_leaves_nothing_stale",
     r"dvc remote add --default store /mnt/.*|dvc (push|pull)|git clone \.\.\.": "test_dvc.py::test_clone_and_pull_need_no_job",
 }
@@ -69,6 +70,7 @@ TESTED = {
 NEEDS = {
     r"snakemake --profile slurm .*|squeue .*|scancel .*|scontrol .*": "a cluster",  # tests/slurm has a throw-away one
     r"make test-slurm|sudo apt-get .*|python tests/slurm/cluster.py bash": "root",
+    r"snakemake all .* --config preset=study.*": "the images",
     r"dvc remote (add --default store (s3|ssh)|modify) ?.*|git push": "a remote",
 }
 

@@ -6,9 +6,9 @@ rule decide_claims:
     output:
         comparisons=report(
             "results/{preset}/claims/claims.csv",
-            caption="../report/claims.rst",
+            caption="../report/comparisons.rst",
             category="Claims",
-            labels={"table": "claims", "preset": "{preset}"},
+            labels={"table": "Every comparison as csv (download)"},
         ),
         markdown="results/{preset}/claims/claims.md",
         run="results/{preset}/claims/run.json",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-from agave import cells, config as parameters, figures, plan, pruning, records, results, source, tables, trainings
+from agave import cells, config as parameters, figures, plan, pruning, records, report as pages, results, source, tables, trainings
 from agave.errors import UserError
 
 SOURCES = {step: source.digest(step) for step in source.ENTRY_MODULES}

@@ -1,4 +1,21 @@
 # One rule a figure, each with the files that it shows: only small csv and npz files, never a model.
+SHOWS = {
+    "1a": "samples of the VAE alone",
+    "1b": "samples of PixelCNN++ alone",
+    "1c": "samples of AGAVE",
+    "2": "the model",
+    "3a": "reconstructions, by KL weight",
+    "3b": "samples, by KL weight",
+    "4": "bits/dim, by KL weight",
+    "5a": "reconstructions, by colour levels",
+    "5b": "bits/dim, by colour levels",
+    "6": "samples with coarser auxiliary images",
+    "completions": "rows given, the others drawn",
+    "growth": "the bound, by number of samples",
+    "training": "training curves",
+}
+
+
 for NAME in figures.NAMES:
 
     rule:
@@ -12,7 +29,7 @@ for NAME in figures.NAMES:
                 f"results/{{preset}}/figures/figure{NAME}.png",
                 caption=f"../report/figure{NAME}.rst",
                 category="Figures",
-                labels={"figure": NAME, "preset": "{preset}"},
+                labels={"figure": NAME, "shows": SHOWS[NAME]},
             ),
             data=f"results/{{preset}}/figures/figure{NAME}.{'npz' if NAME in figures.IMAGE_FIGURES else 'csv'}",
             run=f"results/{{preset}}/figures/figure{NAME}.json",

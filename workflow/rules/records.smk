@@ -7,7 +7,7 @@ rule write_records:
             "results/{preset}/records/compute.csv",
             caption="../report/compute.rst",
             category="Compute",
-            labels={"table": "time and memory", "preset": "{preset}"},
+            labels={"table": "Time and memory as csv (download)"},
         ),
         markdown="results/{preset}/records/compute.md",
         checksums="results/{preset}/records/SHA256SUMS",

@@ -9,7 +9,7 @@ rule write_tables:
             "results/{preset}/tables/table1.csv",
             caption="../report/table1.rst",
             category="Tables",
-            labels={"table": "1", "preset": "{preset}"},
+            labels={"table": "Table 1 as csv (download)"},
         ),
         markdown="results/{preset}/tables/table1.md",
         latex="results/{preset}/tables/table1.tex",
