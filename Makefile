@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
-.PHONY: help install demo report verify plan test test-documents test-report test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
+.PHONY: help install demo report verify plan test test-integration test-report test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,8 +53,8 @@ plan: .venv/installed  ## what PRESET will cost: jobs, arithmetic, memory, hours
 test: .venv/installed  ## run the tests (without the other targets of this name)
 	pytest -n auto --dist loadfile
 
-test-documents: .venv/installed  ## run every command of README.md, ARTIFACT.md and docs/ that needs neither a cluster nor a GPU
-	pytest -n auto -m documents tests/test_commands.py
+test-integration: .venv/installed  ## DVC over the workflow in a throw-away repository; every command of the documents that needs no more
+	pytest -n auto --dist loadscope -m integration tests
 
 test-slurm: .venv/installed  ## run the slurm profile on a throw-away Slurm, with faults (root; Debian: slurm-wlm slurmctld slurmd munge)
 	python tests/slurm/cluster.py pytest -s -m slurm tests/slurm

@@ -47,8 +47,9 @@ TESTED = {
     r"agave import-weights .*|agave export-weights .*": "test_weights.py::test_import_and_export",
     r"agave joint CELL --pixelcnn .*": "test_cli.py::test_steps_in_order_write_what_the_next_one_reads",
     r"make demo( PRESET=\w+)?": "test_commands.py::test_make_demo_is_the_workflow_that_ci_runs",
-    r"make (install|test|test-documents|check)": "test_commands.py::test_ci_runs_the_targets",
+    r"make (install|test|test-integration|check)": "test_commands.py::test_ci_runs_the_targets",
     r"make verify( PRESET=study)?": "test_verify.py::test_results_in_order_and_a_deleted_figure_that_alone_is_made_again",
+    r"make plan PRESET=paper": "test_plan.py::test_the_command_prints_a_table_and_writes_json",
     r"make report": "test_report.py::test_every_item_of_every_category_opens",
     r"make crate": "test_crate.py::test_the_validator_accepts_it",
     r"make site": "test_docs.py::test_the_site_is_built_with_every_link_and_asks_no_other_server",
@@ -182,13 +183,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.documents
+@pytest.mark.integration
 @pytest.mark.parametrize("command", TO_RUN)
 def test_the_command_runs(checkout: Path, command: str) -> None:
     run(checkout, command)
 
 
-@pytest.mark.documents
+@pytest.mark.integration
 def test_own_images_through_the_workflow(tmp_path: Path) -> None:
     """The page's preset with small networks, from the images to a bound; then a report of a figure."""
     preset = yaml.safe_load(preset_of_the_page())
@@ -231,7 +232,7 @@ SMALL = {
 }
 
 
-@pytest.mark.documents
+@pytest.mark.integration
 @pytest.mark.parametrize("script", SMALL)
 def test_benchmarks_run_at_a_small_size(checkout: Path, script: str) -> None:
     (checkout / "logs/demo").mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,8 @@ mini:
   evaluate: {batch: 8, iwae_samples: 2, iwae_images: 2}
   sample: {images: 2, batch: 2, completion_rows: 4}
 """
+pytestmark = pytest.mark.integration
+
 CELLS = 4
 STAGES = [step for step in source.ENTRY_MODULES if step != "report"]
 STALE = "kl_weight~3-levels~256-resolution~8"
