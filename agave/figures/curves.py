@@ -98,7 +98,7 @@ def _row(source: Results, cell: Cell, quantity: str, found: Estimate) -> Row:
     }
 
 
-GROWTH_STYLES = [(ORANGE, "s"), (BLUE, "o"), (GREEN, "^"), (PINK, "D"), (SKY, "v")]
+GROWTH_STYLES = [(ORANGE, "s"), (BLUE, "o"), (GREEN, "^"), (PINK, "D"), (SKY, "v"), (INK, "x"), (GREY, "P")]
 SMOOTH = 9  # rows of a training history that are averaged; odd
 CURVES = {  # quantity: (label, colour, dashes); solid: bits/dim of a decoder; dashed: reconstruction terms
     "vae_bits_per_dim": ("VAE decoder", ORANGE, "-"),
@@ -260,7 +260,7 @@ def _training(source: Results) -> tuple[Figure, list[Row]]:
     vae, pixelcnn = cells.baselines(params)
     resolutions = sorted({cell.resolution for cell in cells.all_cells(params) if cell.has_vae}, reverse=True)
     weights, levels = cells.kl_weight_cells(params), cells.levels_cells(params)
-    others = [(f"y {cell.resolution}×{cell.resolution}", cell.name) for cell in cells.resolution_cells(params)]
+    others = [(f"y {cell.resolution}×{cell.resolution}, λ = {cell.kl_weight:g}", cell.name) for cell in cells.resolution_cells(params)]
     others += [("no auxiliary loss", cell.name) for cell in cells.without_auxiliary_cells(params)]
     panels: list[tuple[str, str, list[tuple[str, str]]]] = [  # title, stage, [(label, model)]
         ("VAE, pretraining", "pretrain", [(f"y {size}×{size}", f"vae-resolution~{size}") for size in resolutions]),
