@@ -25,7 +25,8 @@ def main() -> int:
         folder = Path(name)
         for part in ("workflow", "agave"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "Snakefile", folder)
+        for name in ("Snakefile", "claims.yaml"):
+            shutil.copy(ROOT / name, folder)
         (folder / "slurm").symlink_to("workflow/profiles/slurm")
         document = yaml.safe_load((ROOT / "params.yaml").read_text())
         grid = document["paper"]["grid"]
