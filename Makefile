@@ -15,6 +15,9 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 SNAKEFILES := Snakefile workflow/rules
 
+# In a clone the small results are there and the networks are not: Snakemake may take that for finished.
+FROM_THE_IMAGES = $(if $(wildcard results/$(PRESET)/pretrain),,--forcerun prepare_images)
+
 .PHONY: help install demo report verify plan test test-integration test-report test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
 .DEFAULT_GOAL := help
 
@@ -26,7 +29,7 @@ install: .venv/installed  ## install what uv.lock says into .venv
 
 demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, without a GPU)
 	@echo "Progress of a training: tail -F logs/$(PRESET)/pretrain/pixelcnn/seed~0.log"
-	snakemake all --profile $(PROFILE) --config preset=$(PRESET)
+	snakemake all $(FROM_THE_IMAGES) --profile $(PROFILE) --config preset=$(PRESET)
 	@echo
 	@echo "Done. Look at"
 	@echo "  results/$(PRESET)/figures/figure4.png   the KL and the total fall as the KL weight grows"

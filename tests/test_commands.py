@@ -205,16 +205,25 @@ def test_own_images_through_the_workflow(tmp_path: Path) -> None:
     assert "Figure 2" in (folder / "report.html").read_text()
 
 
-def recipe(target: str) -> list[str]:
+def recipe(target: str, folder: Path = ROOT) -> list[str]:
     """What `make TARGET` runs once everything is installed."""
     command = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/installed", *target.split()]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_make_demo_is_the_workflow_that_ci_runs() -> None:
-    workflow = "snakemake all --profile workflow/profiles/local"
-    assert f"{workflow} --config preset=mine" in recipe("demo PRESET=mine")
-    assert f"{workflow} --forceall --config preset=tiny" in (ROOT / ".ci/run").read_text()
+    workflow = "--profile workflow/profiles/local"
+    assert f"snakemake all --forcerun prepare_images {workflow} --config preset=mine" in recipe("demo PRESET=mine")
+    assert f"snakemake all {workflow} --forceall --config preset=tiny" in (ROOT / ".ci/run").read_text()
+
+
+def test_make_demo_starts_from_the_images_only_where_there_is_no_network(tmp_path: Path) -> None:
+    """A clone has the small results, which Snakemake may take for finished."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "results/demo/evaluate").mkdir(parents=True)
+    assert any("--forcerun prepare_images" in line for line in recipe("demo", tmp_path))
+    (tmp_path / "results/demo/pretrain").mkdir()
+    assert not any("--forcerun" in line for line in recipe("demo", tmp_path))
 
 
 def test_ci_runs_the_targets() -> None:
