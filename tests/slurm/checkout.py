@@ -83,9 +83,13 @@ class Workflow:
         found = [line.split("|") for line in lines]
         return [i for i, now, place, comment in found if place == str(self.folder) and job in comment and state in ("all", now)]
 
-    def states(self, training: str = "") -> list[int]:
-        """Steps of the saved states of all trainings, or of those whose folder holds the name."""
+    def states(self) -> list[int]:
+        """Steps of the saved states of all trainings."""
         return sorted(int(path.name.split("-")[1]) for path in (self.folder / "work").glob("*/state-*"))
+
+    def saved(self) -> int:
+        """How many trainings have saved a state; each keeps up to two."""
+        return len({path.parent for path in (self.folder / "work").glob("*/state-*")})
 
     def record(self, training: str) -> dict[str, Any]:
         """The run record of a training."""

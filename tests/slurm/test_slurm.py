@@ -177,7 +177,7 @@ def cancelled(run: Workflow, same: Callable[[str], bool]) -> Outcome:
 def main_process_killed(run: Workflow, same: Callable[[str], bool]) -> Outcome:
     """As docs/cluster.md says: look at the queue, cancel what still runs or let it end, unlock, start again."""
     run.start_on_slurm(SHORT, OTHER)
-    wait_for(lambda: len(list((run.folder / "work").glob("*/state-*"))) >= 2 and len(run.queued(state="RUNNING")) == 2, "two trainings")
+    wait_for(lambda: run.saved() == 2 and len(run.queued(state="RUNNING")) == 2, "two trainings")
     assert run.main is not None
     run.main.kill()
     run.finish()
