@@ -218,18 +218,15 @@ def trainings(params: Params, preset: str, results: Path) -> None:
 @click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="The claims and their tests.")
 def claims(params: Params, preset: str, results: Path, path: Path) -> None:
     """Decide the paper's claims by intervals over test images and seeds; all comparisons go to claims/claims.csv."""
-    from agave.claims import counts, decisive, shown, write_claims
+    from agave.claims import write_claims
     from agave.results import CLAIMS, CLAIMS_PAGE, claim_inputs
+    from agave.verify import claims_page
 
     inputs = {"claims.yaml": path} | {name: results / name for name in claim_inputs(params)}
     with recorded("claims", blocks_of(params, "model"), inputs, results / "claims/run.json") as outputs:
         decisions = write_claims(params, preset, results, path)
         outputs += [results / CLAIMS, results / CLAIMS_PAGE]
-    for decision in decisions:
-        one = decisive(decision)
-        click.echo(f"{decision.claim.id:<4} {decision.verdict:<26} {decision.claim.claim}")
-        click.echo(f"{'':<31} {shown(one) if one else decision.basis}")
-    click.echo(", ".join(f"{number} {verdict}" for verdict, number in counts(decisions).items()))
+    click.echo("\n".join(claims_page(decisions)))
 
 
 @main.command()

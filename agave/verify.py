@@ -78,7 +78,7 @@ def verify(params: Params, preset: str, results: Path, claims_file: Path, say: C
         check, decisions = _redrawn(source, claims_file)
         checks.append(check)
         _show(check, say)
-        say("\n" + "\n".join(_claims_page(decisions)))
+        say("\n" + "\n".join(claims_page(decisions)))
     failed = [check.name for check in checks if check.problems]
     rest = "" if not checks[0].problems else "; the other checks wait for it"
     say(f"\nVERDICT: {'all is well' if not failed else 'NOT in order: ' + ', '.join(failed) + rest} ({time.monotonic() - began:.0f} s)")
@@ -125,15 +125,14 @@ def _checksums(source: Results, listed: Mapping[str, str], missing: Sequence[str
     if check.problems:
         check.summary = f"{len(check.problems)} of {len(wanted)} files are not as recorded in {source.folder / CHECKSUMS}"
         return check
-    absent = 0
-    for path, recorded in _large(records.read_all(source)).items():
+    large, absent = _large(records.read_all(source)), 0
+    for path, recorded in large.items():
         file = source.folder / path
         if not file.exists():
             absent += 1
         elif (found := sha256(file)) != recorded:
             check.problems.append(f"{file}: changed; its SHA-256 is {found[:12]}..., its run record says {recorded[:12]}...")
-    there = len(_large(records.read_all(source))) - absent
-    check.summary = f"{len(listed) - len(missing)} small files as recorded; of the weights and arrays {there} as recorded"
+    check.summary = f"{len(listed) - len(missing)} small files as recorded; of the weights and arrays {len(large) - absent} as recorded"
     check.summary += f", {absent} not here (dvc pull brings them)" if absent else ""
     return check
 
@@ -185,10 +184,8 @@ def _settings(found: Mapping[str, Record], params: Params) -> Check:
 def _different(record: Record, params: Params) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Keys of the options of a record that the parameters have otherwise; those that change no result are left out."""
     options = record["options"]
-    blocks: dict[str, Any] = {
-        name: getattr(params, name).model_dump(mode="json") for name in ("prepare", "model", "sample", "figures", "grid")
-    }
-    blocks["evaluate"] = params.evaluate.model_dump(mode="json")
+    names = ("prepare", "model", "evaluate", "sample", "figures", "grid")
+    blocks: dict[str, Any] = {name: getattr(params, name).model_dump(mode="json") for name in names}
     if "training" in options:
         part = "vae" if str(options["cell"]).startswith("vae") else "pixelcnn"
         chosen = params.joint if record["step"] == "joint" else getattr(params.pretrain, part)
@@ -284,7 +281,8 @@ def _redrawn(source: Results, claims_file: Path) -> tuple[Check, list[Decision]]
     return check, decisions
 
 
-def _claims_page(decisions: Sequence[Decision]) -> Iterator[str]:
+def claims_page(decisions: Sequence[Decision]) -> Iterator[str]:
+    """The lines of the verdicts: two a claim, then how many of each."""
     for decision in decisions:
         one = decisive(decision)
         yield f"{decision.claim.id:<4} {decision.verdict:<26} {decision.claim.claim}"
