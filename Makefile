@@ -28,7 +28,7 @@ help:  ## list the targets
 install: .venv/installed  ## install what uv.lock says into .venv
 
 demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, without a GPU)
-	@echo "Progress of a training: tail -F logs/$(PRESET)/pretrain/pixelcnn/seed~0.log"
+	@echo "Progress of a training: tail -F logs/$(PRESET)/pretrain/pixelcnn_pp/seed~0.log"
 	snakemake all $(FROM_THE_IMAGES) --profile $(PROFILE) --config preset=$(PRESET)
 	@echo
 	@echo "Done. Look at"

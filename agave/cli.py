@@ -9,11 +9,8 @@ from typing import Any
 
 import click
 
-from agave import cells, config
-from agave.config import Params
-from agave.errors import UserError
-from agave.files import atomic_write
-from agave.options import (
+from agave import config, grid
+from agave.cli_options import (
     FileArgument,
     FolderArgument,
     blocks_of,
@@ -28,6 +25,9 @@ from agave.options import (
     state_options,
     training_options,
 )
+from agave.config import Params
+from agave.errors import UserError
+from agave.files import atomic_write
 
 
 class _Command(click.Command):
@@ -82,7 +82,7 @@ def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) ->
     """Get the images, verify, split and store them as uint8 arrays."""
     if only_shown(dry_run, blocks_of(params, "prepare"), output=output, images=images):
         return
-    from agave.data import prepare as run
+    from agave.data.sources import prepare as run
 
     path = images or (Path(params.prepare.path) if params.prepare.path else None)
     given = {"images": path} if path is not None and path.is_file() else {}  # else the files are named in the manifest
@@ -94,20 +94,20 @@ def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) ->
 
 
 @main.command()
-@click.argument("part", type=click.Choice(["vae", "pixelcnn"]))
+@click.argument("part", type=click.Choice(["vae", "pixelcnn_pp"]))
 @preset_options
 @click.option("--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Of y (vae); default: that of x.")
 @training_options
 def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, **arguments: Any) -> None:
     """Train the VAE or the PixelCNN alone."""
     resolution = resolution or params.prepare.image_size
-    cells.check_resolution(resolution, params.prepare.image_size)
+    grid.check_resolution(resolution, params.prepare.image_size)
     blocks = blocks_of(params, "model", "compute") | {"pretrain": getattr(params.pretrain, part).model_dump()}
     if only_shown(dry_run, blocks, part=part, resolution=resolution, **arguments):
         return
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
     place = place_of("pretrain", **arguments)
-    from agave.runs import pretrain as run
+    from agave.training.job import pretrain as run
 
     run(params, part, resolution, seed, data, output, place)
 
@@ -116,21 +116,21 @@ def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, *
 @click.argument("cell")
 @preset_options
 @click.option("--vae", type=FileArgument, help="model.safetensors of `agave pretrain vae`, for a cell with a VAE.")
-@click.option("--pixelcnn", type=FileArgument, help="model.safetensors of `agave pretrain pixelcnn`, for a cell with a PixelCNN.")
+@click.option("--pixelcnn-pp", type=FileArgument, help="model.safetensors of `agave pretrain pixelcnn_pp`, for a cell with a PixelCNN.")
 @training_options
-def joint(params: Params, cell: str, vae: Path | None, pixelcnn: Path | None, dry_run: bool, **arguments: Any) -> None:
+def joint(params: Params, cell: str, vae: Path | None, pixelcnn_pp: Path | None, dry_run: bool, **arguments: Any) -> None:
     """Train CELL, a model of the grid, from pretrained weights (Eq. 7).
 
-    CELL is kl_weight~W-levels~B-resolution~R, with -auxiliary~none at the end for no auxiliary loss, or a baseline: vae, pixelcnn.
+    CELL is kl_weight~W-levels~B-resolution~R, with -auxiliary~none at the end for no auxiliary loss, or a baseline: vae, pixelcnn_pp.
     """
     found = cell_of(params, cell)
-    if only_shown(dry_run, blocks_of(params, "model", "compute", "joint"), cell=cell, vae=vae, pixelcnn=pixelcnn, **arguments):
+    if only_shown(dry_run, blocks_of(params, "model", "compute", "joint"), cell=cell, vae=vae, pixelcnn_pp=pixelcnn_pp, **arguments):
         return
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
     place = place_of("joint", **arguments)
-    from agave.runs import joint as run
+    from agave.training.job import joint as run
 
-    run(params, found, seed, data, vae, pixelcnn, output, place)
+    run(params, found, seed, data, vae, pixelcnn_pp, output, place)
 
 
 @main.command()
@@ -151,9 +151,9 @@ def evaluate(params: Params, cell: str, iwae: bool, shard: str | None, gather: i
         dry_run, blocks_of(params, "model", "compute", "evaluate"), cell=cell, iwae=iwae, shard=shard, gather=gather, **arguments
     ):
         return
-    from agave.evaluation import Options, evaluate_iwae, gather_iwae
-    from agave.evaluation import evaluate as run
-    from agave.importance import parse_shard
+    from agave.evaluation.importance import parse_shard
+    from agave.steps.evaluate import Options, evaluate_iwae, gather_iwae
+    from agave.steps.evaluate import evaluate as run
 
     memory, precision = arguments.pop("memory"), arguments.pop("precision")
     seed, data, model, output = (arguments.pop(name) for name in ("seed", "data", "model", "output"))
@@ -208,7 +208,7 @@ def figure(name: str, params: Params, preset: str, results: Path) -> None:
 @results_options
 def trainings(params: Params, preset: str, results: Path) -> None:
     """Gather the histories and run records of all trainings, which lie with the weights, in two small files."""
-    from agave.trainings import gather
+    from agave.steps.trainings import gather
 
     gather(params, preset, results)
 
@@ -220,7 +220,7 @@ def claims(params: Params, preset: str, results: Path, path: Path) -> None:
     """Decide the paper's claims by intervals over test images and seeds; all comparisons go to claims/claims.csv."""
     from agave.claims import write_claims
     from agave.results import CLAIMS, CLAIMS_PAGE, claim_inputs
-    from agave.verify import claims_page
+    from agave.review.verify import claims_page
 
     inputs = {"claims.yaml": path} | {name: results / name for name in claim_inputs(params)}
     with recorded("claims", blocks_of(params, "model"), inputs, results / "claims/run.json") as outputs:
@@ -233,7 +233,7 @@ def claims(params: Params, preset: str, results: Path, path: Path) -> None:
 @results_options
 def records(params: Params, preset: str, results: Path) -> None:
     """Sum up what each step cost, and write the SHA-256 of every small result."""
-    from agave.records import write_records
+    from agave.steps.records import write_records
 
     write_records(params, preset, results)
 
@@ -244,7 +244,7 @@ def records(params: Params, preset: str, results: Path) -> None:
 @click.pass_context
 def verify(context: click.Context, params: Params, path: Path) -> None:
     """Check the results of a preset, redraw them, decide the claims again; exit code 0 only if all is well."""
-    from agave.verify import verify as run
+    from agave.review.verify import verify as run
 
     preset = preset_name(context)
     if not run(params, preset, Path("results") / preset, path, click.echo):
@@ -256,7 +256,7 @@ def verify(context: click.Context, params: Params, path: Path) -> None:
 @click.option("--output", type=FolderArgument, required=True, help="Folder to write; an earlier crate there is replaced.")
 def crate(params: Params, preset: str, results: Path, output: Path) -> None:
     """Gather workflow, small results and their provenance in a folder for deposit, a Workflow Run RO-Crate."""
-    from agave.crate import write_crate
+    from agave.review.crate import write_crate
 
     jobs = write_crate(params, preset, results, output)
     click.echo(f"{output}: RO-Crate of {jobs} jobs; check it with: rocrate-validator validate {output}")
@@ -267,7 +267,7 @@ def crate(params: Params, preset: str, results: Path, output: Path) -> None:
 @click.option("--output", type=FolderArgument, required=True, help="Folder for the pages.")
 def report(params: Params, preset: str, results: Path, output: Path) -> None:
     """Write the pages of the report that show text: Table 1, claims, compute, provenance. `make report` puts all into one file."""
-    from agave.report import NAMES, write_pages
+    from agave.steps.report import NAMES, write_pages
 
     write_pages(params, preset, results, output)
     for name in NAMES:
@@ -280,16 +280,16 @@ def report(params: Params, preset: str, results: Path, output: Path) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
 def prune(params: Params, preset: str, results: Path, aside: Path | None, dry_run: bool) -> None:
     """Set results of models that the grid does not name any more aside: moved, never deleted."""
-    from agave import pruning
+    from agave.steps import prune
 
     if results.resolve().name != preset:
         raise UserError(f"--results {results}: not the folder of the preset {preset}; accepted: a folder of that name, as results/{preset}")
-    aside = aside or pruning.free_folder(preset)
-    paths = pruning.stale(params, results)
+    aside = aside or prune.free_folder(preset)
+    paths = prune.stale(params, results)
     for path in paths:
         click.echo(f"{results / path} -> {aside / path}")
     if not dry_run:
-        pruning.set_aside(paths, results, aside)
+        prune.set_aside(paths, results, aside)
         click.echo(f"{len(paths)} results set aside; one that is moved back counts as finished when the grid names it again")
 
 
@@ -298,7 +298,7 @@ def prune(params: Params, preset: str, results: Path, aside: Path | None, dry_ru
 @click.pass_context
 def summary(context: click.Context, params: Params) -> None:
     """Print parameters, multiply-adds, memory and tensor shapes of the networks, without allocating them."""
-    from agave.summary import report, summarize
+    from agave.planning.summary import report, summarize
 
     click.echo(report(summarize(params), preset_name(context)), nl=False)
 
@@ -315,13 +315,13 @@ def plan(
     context: click.Context, params: Params, tflops: float | None, calibrate: bool, threads: int, devices: int, json_file: Path | None
 ) -> None:
     """Print what a preset will cost before it runs: jobs, steps, arithmetic, memory and hours of each rule and in all."""
-    from agave import plan as planning
+    from agave.planning import plan as planning
 
     if calibrate and tflops is not None:
         raise click.UsageError("--tflops and --calibrate exclude each other: one states the throughput, the other measures it.")
     throughput = planning.stated(params, tflops)
     if calibrate:
-        from agave.calibration import calibrate as measure
+        from agave.planning.throughput import calibrate as measure
 
         click.echo("measuring this machine, about a minute ...", err=True)
         throughput = measure(params, threads)
@@ -336,16 +336,18 @@ def plan(
 @main.command("import-weights")
 @click.argument("weights", type=FileArgument)
 @preset_options
-@click.option("--output", type=FolderArgument, required=True, help="Folder for model.safetensors, as `agave pretrain pixelcnn` writes it.")
+@click.option(
+    "--output", type=FolderArgument, required=True, help="Folder for model.safetensors, as `agave pretrain pixelcnn_pp` writes it."
+)
 def import_weights(params: Params, weights: Path, output: Path) -> None:
-    """Use PixelCNN++ weights trained elsewhere in place of `agave pretrain pixelcnn`.
+    """Use PixelCNN++ weights trained elsewhere in place of `agave pretrain pixelcnn_pp`.
 
     WEIGHTS is an .npz or .safetensors file of effective weights and biases by canonical name (docs/weights.md), for the
     sizes that the preset gives.
     """
-    from agave.weights import import_pixelcnn
+    from agave.steps.import_weights import import_pixelcnn_pp
 
-    import_pixelcnn(params, weights, output)
+    import_pixelcnn_pp(params, weights, output)
 
 
 @main.command("export-weights")
@@ -354,19 +356,19 @@ def import_weights(params: Params, weights: Path, output: Path) -> None:
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The .npz or .safetensors file to write.")
 def export_weights(params: Params, model: Path, output: Path) -> None:
     """Write the PixelCNN++ of MODEL, a pretrained one, as effective weights and biases by canonical name."""
-    from agave.weights import export_pixelcnn
+    from agave.steps.import_weights import export_pixelcnn_pp
 
-    export_pixelcnn(params, model, output)
+    export_pixelcnn_pp(params, model, output)
 
 
 @main.command()
 @click.argument("step")
 def digest(step: str) -> None:
     """Print the digest of the science source that STEP uses, and the files that it covers."""
-    from agave import source
+    from agave.provenance import code_digest
 
-    click.echo(source.digest(step))
-    for file in source.files(step):
+    click.echo(code_digest.digest(step))
+    for file in code_digest.files(step):
         click.echo(f"  {file}")
 
 

@@ -82,7 +82,7 @@ class VAEModel(Block):
         return self
 
 
-class PixelCNNModel(Block):
+class PixelCNNppModel(Block):
     """Size of PixelCNN++ (Salimans et al. 2017)."""
 
     filters: int = Field(ge=1, description="feature maps (F)")
@@ -103,7 +103,7 @@ class Model(Block):
     """The two networks and how they are joined."""
 
     vae: VAEModel
-    pixelcnn: PixelCNNModel
+    pixelcnn_pp: PixelCNNppModel
     likelihood: Likelihood
     upsampling: Literal["bilinear", "nearest"] = Field(description="how a low-resolution f(z) is brought to the size of x")
     detach_features: bool = Field(description="ablation: stop the PixelCNN gradient at f(z)")
@@ -150,7 +150,7 @@ class Pretrain(Block):
 
     vae_kl_weight: KLWeight
     vae: Training
-    pixelcnn: Training
+    pixelcnn_pp: Training
 
 
 class ResolutionCell(Block):
@@ -246,7 +246,7 @@ class Params(Block):
     def _sizes_fit(self) -> Params:
         size = self.prepare.image_size
         for name, divisor in (
-            ("model.pixelcnn.resolutions", 2 ** (self.model.pixelcnn.resolutions - 1)),
+            ("model.pixelcnn_pp.resolutions", 2 ** (self.model.pixelcnn_pp.resolutions - 1)),
             ("model.vae.depth", 2**self.model.vae.depth),
         ):
             if size % divisor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from agave.layers import WeightNormConv2d
+from agave.models.layers import WeightNormConv2d
 
 
 @contextmanager

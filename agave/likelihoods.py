@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from agave import kernels
-from agave.auxiliary import quantize
+from agave.auxiliary_image import quantize
+from agave.models.ops import compiled
 
 LOG_SCALE_MIN = -7.0  # of the mixture, in [-1, 1] units; a scale far below one colour level (Salimans et al. 2017)
 _LIMIT = 1e18  # of standardized values: squares and sums over an image stay finite in float32
@@ -162,7 +162,7 @@ class _MixtureLogProb(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, x_uint8: Tensor) -> Tensor:
         batch, _, height, width = logits.shape
         log_prob, grad = logits.new_empty(batch, height, width), torch.empty_like(logits)
-        kernels.call("mixture_log_prob", logits, x_uint8, log_prob, grad, batch, _mixtures(logits), height * width)
+        compiled.call("mixture_log_prob", logits, x_uint8, log_prob, grad, batch, _mixtures(logits), height * width)
         ctx.save_for_backward(grad)
         return log_prob
 
@@ -192,7 +192,7 @@ def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b
     Source: Salimans et al. (2017), Eq. 1-3; the published code approximates bins of small mass, this does not.
     """
     logits = _prepare_mixture(logits, x_uint8)
-    if x_uint8.dtype == torch.uint8 and kernels.serve(logits, channels_last=False):
+    if x_uint8.dtype == torch.uint8 and compiled.serve(logits, channels_last=False):
         return _MixtureLogProb.apply(logits, x_uint8.contiguous())  # type: ignore[no-any-return]
     log_weights, centred, log_scales = _component_bins(logits, x_uint8)
     inverse_scale = torch.exp(-log_scales.clamp(max=80.0))

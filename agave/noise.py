@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agave.vae import Noise
+from agave.models.vae_iaf import Noise
 
 POSTERIOR, PRIOR, PIXELS_GIVEN_POSTERIOR, PIXELS_GIVEN_PRIOR, PIXELS = range(5)
 """What noise is for: streams that never overlap."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agave import cells
-from agave.cells import Cell
+from agave import grid
 from agave.config import Params
 from agave.errors import UserError
+from agave.grid import Cell
 
 Row = dict[str, str]
 
@@ -64,18 +64,18 @@ def samples_path(cell: Cell, seed: int) -> str:
 
 def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
     """Training histories below results/<preset>/, as {(stage, model, seed): path}, stage "pretrain" or "joint"."""
-    trained = cells.all_cells(params)
+    trained = grid.all_cells(params)
     resolutions = sorted({cell.resolution for cell in trained if cell.has_vae}, reverse=True)
-    pretrained = ["pixelcnn", *(f"vae-resolution~{resolution}" for resolution in resolutions)]
+    pretrained = ["pixelcnn_pp", *(f"vae-resolution~{resolution}" for resolution in resolutions)]
     models = [("pretrain", name) for name in pretrained] + [("joint", cell.name) for cell in trained]
     return {(stage, name, seed): f"{stage}/{name}/seed~{seed}/history.csv" for stage, name in models for seed in params.grid.seeds}
 
 
 def claim_inputs(params: Params) -> list[str]:
     """The files that the claims are decided by, below results/<preset>/."""
-    every, seeds = cells.all_cells(params), params.grid.seeds
+    every, seeds = grid.all_cells(params), params.grid.seeds
     terms = [per_image_path(cell, seed) for cell in every for seed in seeds]
-    bounds = [iwae_arrays_path(cell, seed) for cell in cells.table_cells(params) for seed in seeds]
+    bounds = [iwae_arrays_path(cell, seed) for cell in grid.table_cells(params) for seed in seeds]
     return [BOUNDS, *terms, *bounds, *(samples_path(cell, seeds[0]) for cell in every)]
 
 

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agave.cells import Cell
 from agave.config import Model, load
+from agave.evaluation.importance import iwae_bounds as iwae_bounds_with_progress
+from agave.evaluation.memory import MIB, evaluation_cost
 from agave.folding import folded
-from agave.importance import iwae_bounds as iwae_bounds_with_progress
+from agave.grid import Cell
 from agave.likelihoods import bits_per_dim
-from agave.memory import MIB, evaluation_cost
-from agave.model import AGAVE, scale_to_unit
-from agave.runs import make_model
+from agave.models.agave import AGAVE, scale_to_unit
+from agave.training.job import make_model
 
 SIZE = 32
 
@@ -52,7 +52,7 @@ def options(preset: str) -> Model:
     if preset != "demo":
         return found
     sizes = {"filters": 32, "resnets": 2, "mixtures": 10, "resolutions": 3, "stream_channels": 32}
-    return found.model_copy(update={"pixelcnn": found.pixelcnn.model_copy(update=sizes)})
+    return found.model_copy(update={"pixelcnn_pp": found.pixelcnn_pp.model_copy(update=sizes)})
 
 
 def model_and_images(preset: str, images: int, initialise: bool = True) -> tuple[AGAVE, torch.Tensor]:
@@ -62,7 +62,7 @@ def model_and_images(preset: str, images: int, initialise: bool = True) -> tuple
     model = make_model(options(preset), SIZE, Cell(resolution=SIZE)).eval()
     x_uint8 = torch.randint(0, 256, (max(images, 2), 3, SIZE, SIZE), dtype=torch.uint8)
     if initialise:
-        model.initialise(x_uint8, x_uint8, vae=True, pixelcnn=True)
+        model.initialise(x_uint8, x_uint8, vae=True, pixelcnn_pp=True)
     model.likelihood_dtype = torch.float64
     return model, x_uint8[:images]
 
@@ -70,7 +70,7 @@ def model_and_images(preset: str, images: int, initialise: bool = True) -> tuple
 def compare(arguments: argparse.Namespace) -> None:
     """Time of the bound against the passes."""
     model, x_uint8 = model_and_images(arguments.preset, arguments.images)
-    network, count = model.pixelcnn, arguments.samples
+    network, count = model.pixelcnn_pp, arguments.samples
     assert network is not None
     features = torch.rand(max(arguments.batches), 3, SIZE, SIZE) * 2 - 1
     x = scale_to_unit(x_uint8)

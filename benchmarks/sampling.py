@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 import torch
 
-from agave.cached import CachedPixelCNN
-from agave.pixelcnn import PixelCNN
+from agave.models.pixelcnn_pp import PixelCNNpp
+from agave.planning.summary import memory
 from agave.sampling import sample
-from agave.summary import memory
+from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     size, pixels = options.size, options.size**2
-    model = PixelCNN(options.filters, options.resnets, options.mixtures, feature_channels=3).eval()
+    model = PixelCNNpp(options.filters, options.resnets, options.mixtures, feature_channels=3).eval()
     model.initialise(torch.rand(4, 3, size, size) * 2 - 1, torch.rand(4, 3, size, size) * 2 - 1)
     print(f"conditional PixelCNN++, F={options.filters} R={options.resnets} K={options.mixtures}, {size}x{size}, float32, ", end="")
     print(f"{options.threads} thread(s), median of {options.repeats} in turns")
@@ -61,8 +61,8 @@ def main() -> None:
             for _ in range(options.repeats):
                 passes.append(seconds(lambda x=x, f=features: model(x, f)))
                 runs.append(seconds(lambda n=batch, f=features: sample(model, f, batch=n, shape=(size, size), seed=0)))
-            kept = memory(CachedPixelCNN(model, 2, size, size, features[:1].expand(2, -1, -1, -1)))
-            kept -= memory(CachedPixelCNN(model, 1, size, size, features[:1]))
+            kept = memory(CachedPixelCNNpp(model, 2, size, size, features[:1].expand(2, -1, -1, -1)))
+            kept -= memory(CachedPixelCNNpp(model, 1, size, size, features[:1]))
         one, cached = statistics.median(passes), statistics.median(runs)
         print(f"{batch:>5}{one:>10.3f} s{cached:>8.2f} s{pixels * one / cached:>14.1f}x{cached / one:>14.2f}x", end="")
         print(f"{difference:>16.1e}{kept / 2**20:>14.1f}", flush=True)

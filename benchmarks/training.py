@@ -25,10 +25,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from agave import config
 from agave.bounds import objective
-from agave.checkpoints import RollingState
-from agave.devices import set_up
-from agave.model import AGAVE
-from agave.training import Objective, Pace, train
+from agave.models.agave import AGAVE
+from agave.runtime.checkpoints import RollingState
+from agave.runtime.devices import set_up
+from agave.training.loop import Objective, Pace, train
 
 
 class _Convolutions(TorchDispatchMode):
@@ -59,11 +59,11 @@ def measure(args: argparse.Namespace, joint: bool) -> tuple[list[float], list[fl
     params = config.load(args.params, "paper")
     sizes = {"filters": args.filters, "resnets": args.resnets, "mixtures": args.mixtures, "stream_channels": args.filters}
     vae = params.model.vae.model_copy(update={"blocks": 2, "hidden": args.filters, "latent": args.filters // 4})
-    options = params.model.model_copy(update={"pixelcnn": params.model.pixelcnn.model_copy(update=sizes), "vae": vae})
+    options = params.model.model_copy(update={"pixelcnn_pp": params.model.pixelcnn_pp.model_copy(update=sizes), "vae": vae})
     torch.manual_seed(0)
     model = AGAVE(options, args.size, resolution=args.size, has_vae=joint).train()
     x = torch.randint(0, 256, (4 * args.batch, 3, args.size, args.size), dtype=torch.uint8)
-    model.initialise(x[: args.batch], x[: args.batch], vae=True, pixelcnn=True)
+    model.initialise(x[: args.batch], x[: args.batch], vae=True, pixelcnn_pp=True)
     autocast = torch.bfloat16 if args.precision == "bfloat16" else None
     alone = _Convolutions()
     with alone:

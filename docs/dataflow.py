@@ -10,7 +10,7 @@ from html import escape
 
 from deviations import ROOT
 
-from agave.source import ENTRY_MODULES
+from agave.provenance.code_digest import ENTRY_MODULES
 
 WIDTH, HEIGHT, GAP = 256, 84, 48
 INPUT, NETWORK, RESULT = ("#fdf0cf", "#b98a1c"), ("#dbe7f8", "#3d6ea8"), ("#dff1df", "#478a4a")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from fake_results import write_history
 
-from agave import cells, figures, tables, trainings
+from agave import figures, grid, tables
 from agave.config import Params
-from agave.provenance import Record
+from agave.provenance.run_record import Record
 from agave.results import bound_path, claim_inputs, history_paths, iwae_path, samples_path
+from agave.steps import trainings
 
 
 def write_records(params: Params, preset: str) -> Path:
@@ -20,19 +21,19 @@ def write_records(params: Params, preset: str) -> Path:
     for (stage, name, seed), path in history_paths(params).items():
         folder = results / Path(path).parent
         inputs = {"images": results / "prepare/train.npy"}
-        if stage == "joint" and name != "pixelcnn":
-            resolution = cells.parse(name, params.prepare.image_size, params.pretrain.vae_kl_weight).resolution
+        if stage == "joint" and name != "pixelcnn_pp":
+            resolution = grid.parse(name, params.prepare.image_size, params.pretrain.vae_kl_weight).resolution
             inputs["vae"] = results / f"pretrain/vae-resolution~{resolution}/seed~{seed}" / weights
         write_history(results / path, stage, name, seed, params)
         job(stage, {"cell": name, "compute": params.compute.model_dump()}, inputs, folder / "run.json", weights, "history.csv")
     trainings.gather(params, preset, results)
-    for cell in cells.all_cells(params):
+    for cell in grid.all_cells(params):
         for seed in params.grid.seeds:
             given = images | {"model": results / f"joint/{cell.name}/seed~{seed}" / weights}
             options = {"cell": cell.name, "seed": seed, "precision": "float32"}
             bound = results / bound_path(cell, seed)
             job("evaluate", options, given, bound.with_suffix(".json"), "bound.csv", "per_image.npz")
-            if cell in cells.table_cells(params):
+            if cell in grid.table_cells(params):
                 record = (results / iwae_path(cell, seed)).with_suffix(".json")
                 job("evaluate", options, given, record, "iwae.csv", "growth.csv", "iwae.npz")
             if seed == params.grid.seeds[0]:

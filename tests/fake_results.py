@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from agave import cells, records, trainings
-from agave.cells import Cell
+from agave import grid
 from agave.config import Params
-from agave.provenance import Record
+from agave.grid import Cell
+from agave.provenance.run_record import Record
 from agave.results import (
     GROWTH_COLUMNS,
     HISTORY_COLUMNS,
@@ -23,13 +23,14 @@ from agave.results import (
     per_image_path,
     samples_path,
 )
+from agave.steps import records, trainings
 
 
 def images(generator: np.random.Generator, count: int, size: int, detail: int = 4) -> np.ndarray:
     coarse = generator.uniform(0, 255, (count, detail, detail, 3))
-    grid = np.linspace(0, detail - 1, size)
-    low = np.floor(grid).astype(int).clip(0, detail - 2)
-    part = grid - low
+    places = np.linspace(0, detail - 1, size)
+    low = np.floor(places).astype(int).clip(0, detail - 2)
+    part = places - low
     rows = coarse[:, low] * (1 - part)[None, :, None, None] + coarse[:, low + 1] * part[None, :, None, None]
     both = rows[:, :, low] * (1 - part)[None, None, :, None] + rows[:, :, low + 1] * part[None, None, :, None]
     return both.astype(np.uint8)
@@ -42,7 +43,7 @@ def bound(cell: Cell, seed: int, params: Params, data_set: str) -> dict[str, obj
     if not cell.auxiliary:
         kl = 0.0002
     vae = (6.6 - 1.6 * kl) * ratio * (np.log2(cell.levels) / 8) + shift
-    pixelcnn = 3.79 - 0.45 * kl + 0.003 * np.log2(cell.levels) + shift
+    pixelcnn_pp = 3.79 - 0.45 * kl + 0.003 * np.log2(cell.levels) + shift
     row: dict[str, object] = {
         "cell": cell.name,
         "kind": cell.kind,
@@ -55,9 +56,9 @@ def bound(cell: Cell, seed: int, params: Params, data_set: str) -> dict[str, obj
         "images": 500,
         "kl": kl,
         "vae_reconstruction": vae if cell.has_vae else "",
-        "pixelcnn_reconstruction": pixelcnn if cell.has_pixelcnn else "",
+        "pixelcnn_reconstruction": pixelcnn_pp if cell.has_pixelcnn_pp else "",
         "vae_bits_per_dim": (kl + vae) / ratio if cell.has_vae else "",
-        "pixelcnn_bits_per_dim": kl + pixelcnn if cell.has_pixelcnn else "",
+        "pixelcnn_bits_per_dim": kl + pixelcnn_pp if cell.has_pixelcnn_pp else "",
     }
     errors = {
         "kl": 0.002,
@@ -99,7 +100,7 @@ def write_terms(results: Path, cell: Cell, seed: int, params: Params, row: dict[
         if row[key] != "":
             terms[name] = -(float(str(row[key])) + hardness + own) * nats
     np.savez(results / per_image_path(cell, seed), **terms)
-    if cell in cells.table_cells(params):
+    if cell in grid.table_cells(params):
         counts = np.array(
             [count for count in (1, 2, 5, 10, 50, 150) if count < params.evaluate.iwae_samples] + [params.evaluate.iwae_samples]
         )
@@ -111,12 +112,12 @@ def write_terms(results: Path, cell: Cell, seed: int, params: Params, row: dict[
 def write_results(params: Params, results: Path, data_set: str = "photos test (500 crops)") -> None:
     """Everything that `agave tables` and `agave figure` read."""
     size, count = params.prepare.image_size, params.sample.images
-    for number, cell in enumerate(cells.all_cells(params)):
+    for number, cell in enumerate(grid.all_cells(params)):
         for seed in params.grid.seeds:
             row = bound(cell, seed, params, data_set)
             write_row(results / bound_path(cell, seed), row)
             write_terms(results, cell, seed, params, row)
-            if cell in cells.table_cells(params):
+            if cell in grid.table_cells(params):
                 one_sample = float(str(row["pixelcnn_bits_per_dim"] or row["vae_bits_per_dim"]))
                 same = {key: row[key] for key in ("cell", "kind", "kl_weight", "levels", "resolution", "auxiliary", "seed", "data_set")}
                 numbers = {
@@ -141,7 +142,7 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
             arrays["prior_draw"] = arrays["prior"] if cell.resolution < size else arrays["prior_sample"]
             keys = {
                 "vae": ("original", "reconstruction", "prior", "prior_draw"),
-                "pixelcnn": ("original", "prior_sample", "completion"),
+                "pixelcnn_pp": ("original", "prior_sample", "completion"),
                 "agave": tuple(arrays),
             }[cell.kind]
             path = results / samples_path(cell, seed)
@@ -168,9 +169,9 @@ def write_record(path: Path, step: str, outputs: list[Path]) -> None:
 
 
 def write_history(path: Path, stage: str, name: str, seed: int, params: Params) -> None:
-    has_vae = not name.startswith("pixelcnn")
-    has_pixelcnn = not name.startswith("vae")
-    steps = params.joint.steps if stage == "joint" else (params.pretrain.vae if has_vae else params.pretrain.pixelcnn).steps
+    has_vae = not name.startswith("pixelcnn_pp")
+    has_pixelcnn_pp = not name.startswith("vae")
+    steps = params.joint.steps if stage == "joint" else (params.pretrain.vae if has_vae else params.pretrain.pixelcnn_pp).steps
     generator = np.random.default_rng(len(name) + seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -179,8 +180,8 @@ def write_history(path: Path, stage: str, name: str, seed: int, params: Params) 
         for step in np.linspace(1, steps, 60).astype(int):
             fall = np.exp(-6 * step / steps) + generator.normal(0, 0.01)
             kl = 0.1 + 2 * fall if has_vae else 0.0
-            ends = (5.2 + 3 * fall if has_vae else "", 3.8 + 2 * fall if has_pixelcnn else "")
-            total = kl + float(ends[1] if has_pixelcnn else ends[0])
+            ends = (5.2 + 3 * fall if has_vae else "", 3.8 + 2 * fall if has_pixelcnn_pp else "")
+            total = kl + float(ends[1] if has_pixelcnn_pp else ends[0])
             writer.writerow([step, kl if has_vae else "", *ends, total, 40.0, 0.002, 0])
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from fake_results import write_results
 
-from agave import checks, claims, config, measures, tables
-from agave.claims import Accept, Claim, decide, load, write_claims
-from agave.comparisons import COMPARISONS, intervals
+from agave import claims, config, tables
+from agave.claims import Accept, Claim, decide, load, measures, network_properties, write_claims
+from agave.claims.comparisons import COMPARISONS, intervals
+from agave.claims.evidence import MEASURES, Evidence, Measured
 from agave.errors import UserError
-from agave.evidence import MEASURES, Evidence, Measured
-from agave.pixelcnn import PixelCNN
+from agave.models.pixelcnn_pp import PixelCNNpp
 from agave.results import Results, per_image_path
 
 ROOT = Path(__file__).parents[1]
@@ -219,10 +219,10 @@ def test_a_wave_has_its_power_at_its_frequency():
 
 def test_the_checks_find_a_network_that_sees_the_future(monkeypatch):
     params = config.load(ROOT / "params.yaml", "tiny")
-    assert max(checks.future_pixels(params).values()) == 0 and min(checks.future_features(params).values()) > 0
+    assert max(network_properties.future_pixels(params).values()) == 0 and min(network_properties.future_features(params).values()) > 0
     honest = PixelCNN.forward
     monkeypatch.setattr(PixelCNN, "forward", lambda self, x, features=None: honest(self, torch.flip(x, (2,)), features))
-    assert max(checks.future_pixels(params).values()) > 0
+    assert max(network_properties.future_pixels(params).values()) > 0
 
 
 def test_the_range_of_an_acceptance():

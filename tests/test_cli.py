@@ -95,11 +95,11 @@ def test_dry_run_prints_the_resolved_options_and_writes_nothing(run, arguments, 
         (["config", "--preset", "dmeo"], "no preset 'dmeo'; accepted: paper"),
         (["joint", "kl_weight~2", "--data", "d", "--output", "o"], "is no cell name; accepted"),
         (["joint", CELL, "--preset", "tiny", "--data", "d", "--output", "o"], "needs pretrained weights; give --vae FILE"),
-        (["pretrain", "gan", "--data", "d", "--output", "o"], "'gan' is not one of 'vae', 'pixelcnn'"),
+        (["pretrain", "gan", "--data", "d", "--output", "o"], "'gan' is not one of 'vae', 'pixelcnn_pp'"),
         (["pretrain", "vae", "--preset", "tiny", "--seed", "-1", "--data", "d", "--output", "o"], "-1 is not in the range x>=0"),
         (["pretrain", "vae", "--preset", "tiny", "--data", "absent", "--output", "o"], "absent"),
         (["sample", CELL, "--preset", "tiny", "--data", "d", "--output", "o", "--model", "absent"], "'absent' does not exist"),
-        (["evaluate", "pixelcnn", "--iwae", "--preset=tiny", "--data=d", "--output=o", "--model=README.md"], "no latent variables"),
+        (["evaluate", "pixelcnn_pp", "--iwae", "--preset=tiny", "--data=d", "--output=o", "--model=README.md"], "no latent variables"),
         (["figure", "9", "--preset", "tiny", "--results", "r"], "9"),
         (["digest", "train"], "there is no step 'train'; accepted: prepare"),
     ],
@@ -133,8 +133,8 @@ def trained(prepared, tmp_path_factory, root):
     folder = tmp_path_factory.mktemp("trained")
     os.chdir(root)
     joint = ["joint", CELL, "--preset", "tiny", "--data", prepared, "--output", folder / "joint", "--state-dir", folder / "work"]
-    joint += ["--vae", folder / "vae" / "model.safetensors", "--pixelcnn", folder / "pixelcnn" / "model.safetensors"]
-    for arguments in (pretrain(prepared, folder, "vae"), pretrain(prepared, folder, "pixelcnn"), joint):
+    joint += ["--vae", folder / "vae" / "model.safetensors", "--pixelcnn-pp", folder / "pixelcnn_pp" / "model.safetensors"]
+    for arguments in (pretrain(prepared, folder, "vae"), pretrain(prepared, folder, "pixelcnn_pp"), joint):
         result = CliRunner().invoke(main, [str(a) for a in arguments])
         assert result.exit_code == 0, result.output
     return folder
@@ -168,14 +168,14 @@ def test_results_do_not_depend_on_the_batch(prepared, trained, root, tmp_path):
     import numpy as np
     import torch
 
-    from agave import cells, config
-    from agave.arrays import load
-    from agave.auxiliary import auxiliary_image
-    from agave.evaluation import iwae_bounds, one_sample_terms
-    from agave.runs import images_to_tensor, load_model
+    from agave import config, grid
+    from agave.auxiliary_image import auxiliary_image
+    from agave.data.arrays import load
+    from agave.steps.evaluate import iwae_bounds, one_sample_terms
+    from agave.training.job import images_to_tensor, load_model
 
     params = config.load(root / "params.yaml", "tiny")
-    model = load_model(trained / "joint" / "model.safetensors", params.model, 16, cells.parse(CELL, 16)).double().eval()
+    model = load_model(trained / "joint" / "model.safetensors", params.model, 16, grid.parse(CELL, 16)).double().eval()
     model.likelihood_dtype = torch.float64
     x = images_to_tensor(load(prepared, "test")[:5], torch.device("cpu"))
     y = auxiliary_image(x, 16)
@@ -206,11 +206,11 @@ def test_models_of_another_kind_are_refused(run, prepared, trained, tmp_path):
     truncated.write_bytes((trained / "joint" / "model.safetensors").read_bytes()[:-100])
     result = run("evaluate", CELL, "--model", truncated, *common)
     assert result.exit_code == 1 and "truncated or no safetensors file" in result.output
-    swapped = ["--vae", trained / "pixelcnn" / "model.safetensors", "--pixelcnn", trained / "vae" / "model.safetensors"]
+    swapped = ["--vae", trained / "pixelcnn_pp" / "model.safetensors", "--pixelcnn-pp", trained / "vae" / "model.safetensors"]
     result = run("joint", CELL, *common, "--state-dir", tmp_path / "w", *swapped)
     assert result.exit_code == 1 and "weights of another architecture" in result.output
     low = CELL.replace("resolution~16", "resolution~8")
-    pair = [f"--{part}={trained / part / 'model.safetensors'}" for part in ("vae", "pixelcnn")]
+    pair = [f"--{part}={trained / part / 'model.safetensors'}" for part in ("vae", "pixelcnn_pp")]
     result = run("joint", low, *common, "--state-dir", tmp_path / "w", *pair)
     assert result.exit_code == 1 and "a VAE for y of 16 pixels; accepted: 8 pixels" in result.output
     assert not (tmp_path / "o").exists()

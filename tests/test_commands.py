@@ -45,7 +45,7 @@ TESTED = {
     r"agave digest STEP": "test_source.py::test_unknown_step_and_missing_module_are_named",
     r"agave evaluate \.\.\. --memory MIB": "test_evaluation.py::test_bad_input_is_named_before_any_work",
     r"agave import-weights .*|agave export-weights .*": "test_weights.py::test_import_and_export",
-    r"agave joint CELL --pixelcnn .*": "test_cli.py::test_steps_in_order_write_what_the_next_one_reads",
+    r"agave joint CELL --pixelcnn-pp .*": "test_cli.py::test_steps_in_order_write_what_the_next_one_reads",
     r"make demo( PRESET=\w+)?": "test_commands.py::test_make_demo_is_the_workflow_that_ci_runs",
     r"make (install|test|test-integration|check)": "test_commands.py::test_ci_runs_the_targets",
     r"make verify( PRESET=study)?": "test_verify.py::test_results_in_order_and_a_deleted_figure_that_alone_is_made_again",
@@ -197,7 +197,7 @@ def test_own_images_through_the_workflow(tmp_path: Path) -> None:
     preset["mine"] |= {key: tiny[key] for key in ("model", "pretrain", "joint", "evaluate", "sample")}
     preset["mine"]["prepare"]["image_size"] = 16
     folder = check_out(tmp_path / "checkout", yaml.safe_dump(preset))
-    bound, figure = "results/mine/evaluate/pixelcnn/seed~0/bound.csv", "results/mine/figures/figure2.png"
+    bound, figure = "results/mine/evaluate/pixelcnn_pp/seed~0/bound.csv", "results/mine/figures/figure2.png"
     options = "--profile workflow/profiles/local --config preset=mine"
     run(folder, f"snakemake {bound} {figure} {options}")
     assert "images test (10 of my_images.npz)" in (folder / bound).read_text()

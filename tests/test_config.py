@@ -3,7 +3,7 @@ import copy
 import pytest
 import yaml
 
-from agave import cells, config
+from agave import config, grid
 from agave.config import ConfigError
 
 
@@ -28,10 +28,10 @@ def change(document, dotted, value, remove=False):
 @pytest.mark.parametrize("preset", ["paper", "study", "demo", "tiny"])
 def test_every_preset_is_valid_and_has_distinct_cells(document, preset):
     params = config.resolve(document, preset)
-    names = [cell.name for cell in cells.all_cells(params)]
+    names = [cell.name for cell in grid.all_cells(params)]
     assert len(names) == len(set(names))
     vae_weight, size = params.pretrain.vae_kl_weight, params.prepare.image_size
-    assert [cells.parse(name, size, vae_weight) for name in names] == cells.all_cells(params)
+    assert [grid.parse(name, size, vae_weight) for name in names] == grid.all_cells(params)
 
 
 def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
@@ -40,10 +40,10 @@ def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
     assert {256, 32} <= set(params.grid.levels) and params.grid.levels_kl_weight == 8
     assert {cell.resolution for cell in params.grid.resolutions} == {16, 8}
     assert params.evaluate.iwae_samples == 150 and params.evaluate.iwae_images is None
-    assert all(t.learning_rate == 0.002 and t.cooldown_steps == 0 for t in (params.joint, params.pretrain.vae, params.pretrain.pixelcnn))
+    assert all(t.learning_rate == 0.002 and t.cooldown_steps == 0 for t in (params.joint, params.pretrain.vae, params.pretrain.pixelcnn_pp))
     assert params.prepare.source == "cifar10" and params.compute.device == "cuda"
-    assert (params.model.pixelcnn.filters, params.model.pixelcnn.resnets, params.model.pixelcnn.mixtures) == (160, 5, 10)
-    assert len(cells.all_cells(params)) == 17
+    assert (params.model.pixelcnn_pp.filters, params.model.pixelcnn_pp.resnets, params.model.pixelcnn_pp.mixtures) == (160, 5, 10)
+    assert len(grid.all_cells(params)) == 17
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_every_number_of_the_paper_preset_has_a_comment_or_a_commented_block(roo
 )
 def test_cells_that_cannot_be_trained_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
-        cells.parse(name, 32)
+        grid.parse(name, 32)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
@@ -143,10 +143,10 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["kl_weight~1", "kl_weight~x-levels~2-resolution~32", "../joint", "VAE", ""])
 def test_wrong_cell_names_are_refused(name):
     with pytest.raises(ValueError, match="is no cell name; accepted"):
-        cells.parse(name, 32)
+        grid.parse(name, 32)
 
 
 def test_cell_names_of_small_and_large_weights():
     for weight in (0.0, 0.000001, 0.5, 12.0, 1000.0):
-        cell = cells.Cell(kl_weight=weight)
-        assert cells.parse(cell.name, 32) == cell
+        cell = grid.Cell(kl_weight=weight)
+        assert grid.parse(cell.name, 32) == cell

@@ -8,13 +8,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from agave import config, costs
-from agave.cells import Cell
-from agave.model import AGAVE
-from agave.summary import _saved_bytes, summarize
+from agave import config
+from agave.grid import Cell
+from agave.models.agave import AGAVE
+from agave.planning import network_costs
+from agave.planning.summary import _saved_bytes, summarize
 
 PRESETS = ("paper", "study", "demo", "tiny")
-KINDS = ("agave", "vae", "pixelcnn")
+KINDS = ("agave", "vae", "pixelcnn_pp")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def document(root):
 
 def meta_model(params, cell):
     with torch.device("meta"):
-        flags = {"has_vae": cell.has_vae, "has_pixelcnn": cell.has_pixelcnn}
+        flags = {"has_vae": cell.has_vae, "has_pixelcnn_pp": cell.has_pixelcnn_pp}
         return AGAVE(params.model, params.prepare.image_size, resolution=cell.resolution, **flags)
 
 
@@ -32,9 +33,9 @@ def images(size, batch=1):
     return torch.zeros(batch, 3, size, size, dtype=torch.uint8, device="meta")
 
 
-def changed(params, vae, pixelcnn):
+def changed(params, vae, pixelcnn_pp):
     model = params.model
-    parts = {"vae": model.vae.model_copy(update=vae), "pixelcnn": model.pixelcnn.model_copy(update=pixelcnn)}
+    parts = {"vae": model.vae.model_copy(update=vae), "pixelcnn_pp": model.pixelcnn_pp.model_copy(update=pixelcnn_pp)}
     return params.model_copy(update={"model": model.model_copy(update=parts)})
 
 
@@ -42,8 +43,8 @@ def check_counts(params, cell):
     model = meta_model(params, cell)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(images(params.prepare.image_size), images(cell.resolution))
-    assert sum(costs.multiply_adds(params, cell).values()) == counter.get_total_flops() // 2
-    assert sum(costs.parameters(params, cell).values()) == sum(parameter.numel() for parameter in model.parameters())
+    assert sum(network_costs.multiply_adds(params, cell).values()) == counter.get_total_flops() // 2
+    assert sum(network_costs.parameters(params, cell).values()) == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -55,14 +56,14 @@ def test_parameters_and_multiply_adds_are_exact(document, preset, kind, shrink):
 
 
 @pytest.mark.parametrize(
-    ("vae", "pixelcnn"),
+    ("vae", "pixelcnn_pp"),
     [
         ({"depth": 3, "blocks": 2, "hidden": 6, "latent": 3}, {"resolutions": 1, "resnets": 3, "filters": 5, "stream_channels": 7}),
         ({"depth": 1, "blocks": 3, "hidden": 4, "latent": 8}, {"resolutions": 4, "resnets": 2, "filters": 3, "mixtures": 4}),
     ],
 )
-def test_counts_are_exact_for_other_sizes_of_the_networks(document, vae, pixelcnn):
-    params = changed(config.resolve(document, "demo"), vae, pixelcnn)
+def test_counts_are_exact_for_other_sizes_of_the_networks(document, vae, pixelcnn_pp):
+    params = changed(config.resolve(document, "demo"), vae, pixelcnn_pp)
     for kind in KINDS:
         check_counts(params, Cell(kind, resolution=16))
 
@@ -73,7 +74,7 @@ def test_the_parts_of_the_decoder_and_the_encoder_are_told_apart(document):
     vae = meta_model(params, Cell("vae")).vae
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         vae.encode(images(32))
-    assert costs.multiply_adds(params, Cell("vae"))["encoder"] == counter.get_total_flops() // 2
+    assert network_costs.multiply_adds(params, Cell("vae"))["encoder"] == counter.get_total_flops() // 2
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -85,13 +86,13 @@ def test_memory_of_a_training_step_within_a_quarter(document, preset, kind):
     cell = Cell(kind, resolution=size)
     model = meta_model(params, cell)
     measured = _saved_bytes(model, images(size, 2)) - _saved_bytes(model, images(size, 1))
-    assert costs.kept_bytes(params, cell) == pytest.approx(measured, rel=0.25)
+    assert network_costs.kept_bytes(params, cell) == pytest.approx(measured, rel=0.25)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_memory_of_the_sampler_within_a_quarter(document, preset):
     params = config.resolve(document, preset)
-    assert costs.cache_bytes(params, Cell(resolution=params.prepare.image_size)) == pytest.approx(
+    assert network_costs.cache_bytes(params, Cell(resolution=params.prepare.image_size)) == pytest.approx(
         summarize(params).sampling_memory, rel=0.25
     )
 
@@ -132,4 +133,4 @@ def test_memory_of_an_evaluation_within_a_factor_of_two(document, preset, kind):
             model(images(size, batch), images(size, batch))
         return watched.most
 
-    assert 0.5 < costs.working_bytes(params, cell) / (peak(2) - peak(1)) < 2
+    assert 0.5 < network_costs.working_bytes(params, cell) / (peak(2) - peak(1)) < 2

@@ -19,9 +19,10 @@ from requests_cache import CachedSession
 from rocrate_validator import services
 from rocrate_validator.models import Severity
 
-from agave import config, crate
+from agave import config
 from agave.config import Params
 from agave.errors import UserError
+from agave.review import crate
 
 METADATA = "ro-crate-metadata.json"
 Entities = dict[str, dict[str, Any]]

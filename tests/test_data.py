@@ -23,11 +23,11 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 from torchvision.datasets import utils as torchvision_utils
 
-from agave import photos
-from agave.arrays import load
-from agave.auxiliary import auxiliary_image, quantize
+from agave.auxiliary_image import auxiliary_image, quantize
 from agave.config import Photos, Prepare
-from agave.data import prepare
+from agave.data import photographs
+from agave.data.arrays import load
+from agave.data.sources import prepare
 from agave.errors import UserError
 
 CROPS = Photos(train_crops=40, test_crops=12, smallest_crop=48, largest_crop=256)
@@ -74,8 +74,8 @@ def test_photos_are_deterministic_and_match_their_manifest(tmp_path):
 
 
 def test_crops_of_a_smaller_request_are_the_first_of_a_larger_one():
-    few = photos.crops(CROPS.model_copy(update={"test_crops": 5}), "test", 16, seed=3)
-    assert np.array_equal(few, photos.crops(CROPS, "test", 16, seed=3)[:5])
+    few = photographs.crops(CROPS.model_copy(update={"test_crops": 5}), "test", 16, seed=3)
+    assert np.array_equal(few, photographs.crops(CROPS, "test", 16, seed=3)[:5])
 
 
 def test_splits_share_no_photograph_and_every_photograph_has_a_licence(tmp_path):
@@ -89,18 +89,18 @@ def test_splits_share_no_photograph_and_every_photograph_has_a_licence(tmp_path)
 
 def test_every_photograph_gives_crops_with_contrast():
     for split in ("train", "test"):
-        count = sum(photograph.split == split for photograph in photos.PHOTOGRAPHS)
-        images = photos.crops(CROPS, split, 16, seed=0)
-        assert (images.std(axis=(1, 2)).mean(axis=1) >= photos.MINIMUM_CONTRAST).all()
+        count = sum(photograph.split == split for photograph in photographs.PHOTOGRAPHS)
+        images = photographs.crops(CROPS, split, 16, seed=0)
+        assert (images.std(axis=(1, 2)).mean(axis=1) >= photographs.MINIMUM_CONTRAST).all()
         # The photographs take turns: the mean colours of their crops differ.
         assert len({tuple(images[place::count].mean(axis=(0, 1, 2)).round()) for place in range(count)}) == count
 
 
 def test_crops_of_one_pixel_per_pixel_are_parts_of_the_photograph():
     exact = Photos(train_crops=4, test_crops=4, smallest_crop=32, largest_crop=32)
-    photograph = next(p for p in photos.PHOTOGRAPHS if p.split == "test")
-    whole = np.asarray(photos.open_image(photograph.path))
-    crop = photos.crops(exact, "test", 32, seed=0)[0]
+    photograph = next(p for p in photographs.PHOTOGRAPHS if p.split == "test")
+    whole = np.asarray(photographs.open_image(photograph.path))
+    crop = photographs.crops(exact, "test", 32, seed=0)[0]
     windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32), axis=(0, 1))  # (rows, columns, 3, 32, 32)
     candidates = np.argwhere((windows[..., 0, 0] == crop[0, 0]).all(-1))
     assert any(np.array_equal(whole[top : top + 32, left : left + 32], crop) for top, left in candidates)
@@ -109,14 +109,14 @@ def test_crops_of_one_pixel_per_pixel_are_parts_of_the_photograph():
 def test_resizing_removes_what_the_coarse_grid_cannot_show():
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
-    coarse = photos.resize_square(Image.fromarray(stripes), 0, 0, 128, 16)
+    coarse = photographs.resize_square(Image.fromarray(stripes), 0, 0, 128, 16)
     assert coarse.std() < 4  # plain subsampling would give 0 or 127 everywhere, or moire
     assert abs(float(coarse.mean()) - 127.5) < 2
 
 
 def test_largest_crop_is_clipped_to_the_photograph():
     huge = Photos(train_crops=8, test_crops=8, smallest_crop=400, largest_crop=400)
-    assert photos.crops(huge, "test", 16, seed=0).shape == (8, 16, 16, 3)
+    assert photographs.crops(huge, "test", 16, seed=0).shape == (8, 16, 16, 3)
 
 
 def test_crops_are_never_enlarged(tmp_path):
@@ -127,7 +127,7 @@ def test_crops_are_never_enlarged(tmp_path):
 
 def test_thousands_of_crops_need_neither_torch_nor_scikit_image(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from agave.config import Prepare; from agave.data import prepare\n"
+        "import sys; from pathlib import Path; from agave.config import Prepare; from agave.data.sources import prepare\n"
         f"prepare(Prepare.model_validate_json({params().model_dump_json()!r}), Path({str(tmp_path)!r}))\n"
         "print(sorted({'torch', 'torchvision', 'skimage', 'sklearn'} & set(sys.modules)))"
     )
@@ -296,7 +296,7 @@ def test_other_bad_input_names_what_is_wrong(tmp_path):
 
 
 def test_a_missing_photograph_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "PHOTOGRAPHS", (photos.Photograph("skimage", "data/no_such.png", "train", "none"),))
+    monkeypatch.setattr(photographs, "PHOTOGRAPHS", (photographs.Photograph("skimage", "data/no_such.png", "train", "none"),))
     with pytest.raises(UserError, match=r"data/no_such.png of scikit-image is missing.*uv sync"):
         prepare(params(), tmp_path / "out")
 

@@ -8,7 +8,9 @@ import sys
 import pytest
 import yaml
 
-from agave import config, figures, records, results, source, tables, trainings
+from agave import config, figures, results, tables
+from agave.provenance import code_digest
+from agave.steps import records, trainings
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +49,7 @@ def test_every_parameter_is_in_the_reference(root):
 def test_every_step_is_in_the_picture_and_on_the_page(root):
     picture = (root / "docs/dataflow.svg").read_text()
     page = (root / "docs/how-it-works.md").read_text()
-    for step in source.ENTRY_MODULES:
+    for step in code_digest.ENTRY_MODULES:
         assert f">{step}</text>" in picture and f"\n| {step} | " in page, step
 
 

@@ -20,18 +20,19 @@ import pytest
 import yaml
 from test_workflow import DRAWN, FIGURES, REDRAWN, ROOT, UNGROWN, check_out, jobs
 
-from agave import figures, source
+from agave import figures
+from agave.provenance import code_digest
 
 MINI = """
 mini:
   prepare: {source: photos, image_size: 8, photos: {train_crops: 32, test_crops: 8}}
   model:
     vae: {blocks: 1, hidden: 4, latent: 4}
-    pixelcnn: {filters: 4, resnets: 1, mixtures: 1, resolutions: 1, dropout: 0.0, stream_channels: 4}
+    pixelcnn_pp: {filters: 4, resnets: 1, mixtures: 1, resolutions: 1, dropout: 0.0, stream_channels: 4}
   compute: {device: cpu, precision: float32}
   pretrain:
     vae: {steps: 4, batch: 4, warmup_steps: 2, ema_decay: 0.9, init_images: 8}
-    pixelcnn: {steps: 4, batch: 4, warmup_steps: 2, ema_decay: 0.9, init_images: 8}
+    pixelcnn_pp: {steps: 4, batch: 4, warmup_steps: 2, ema_decay: 0.9, init_images: 8}
   joint: {steps: 3, batch: 4, warmup_steps: 2, ema_decay: 0.9, init_images: 8}
   grid: {kl_weights: [2, 3], table_kl_weight: 2, levels: [256], levels_kl_weight: 2, resolutions: [], without_auxiliary_kl_weight: null}
   evaluate: {batch: 8, iwae_samples: 2, iwae_images: 2}
@@ -40,12 +41,12 @@ mini:
 pytestmark = pytest.mark.integration
 
 CELLS = 4
-STAGES = [step for step in source.ENTRY_MODULES if step != "report"]
+STAGES = [step for step in code_digest.ENTRY_MODULES if step != "report"]
 STALE = "kl_weight~3-levels~256-resolution~8"
 ALL = {
     "prepare_images": 1,
     "pretrain_vae": 1,
-    "pretrain_pixelcnn": 1,
+    "pretrain_pixelcnn_pp": 1,
     "joint_cell": CELLS,
     "gather_trainings": 1,
     "evaluate_bound": CELLS,
@@ -61,7 +62,7 @@ STEP_OF = {
     "prepare_images": "prepare",
     "prune": "pretrain",
     "pretrain_vae": "pretrain",
-    "pretrain_pixelcnn": "pretrain",
+    "pretrain_pixelcnn_pp": "pretrain",
     "joint_cell": "joint",
     "gather_trainings": "trainings",
     "evaluate_bound": "evaluate",
@@ -141,7 +142,7 @@ def done(log: str) -> dict[str, int]:
     """Number of jobs of each rule that ran, from the output of Snakemake; figures together, targets not at all."""
     found: dict[str, int] = {}
     for rule in re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)$", log, re.MULTILINE):
-        if rule not in {*source.ENTRY_MODULES, "all"}:
+        if rule not in {*code_digest.ENTRY_MODULES, "all"}:
             name = "figures" if rule.startswith("figure_") else rule
             found[name] = found.get(name, 0) + 1
     return found

@@ -5,18 +5,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from agave import cells, config, evaluation, importance, memory
-from agave.arrays import load as load_images
-from agave.auxiliary import auxiliary_image
-from agave.checkpoints import RollingState, write_tensors
+from agave import config, grid
+from agave.auxiliary_image import auxiliary_image
 from agave.cli import main
+from agave.data.arrays import load as load_images
 from agave.errors import UserError
+from agave.evaluation import importance, memory
+from agave.evaluation.importance import growth_samples, iwae_bounds, shard_range
 from agave.folding import folded
-from agave.importance import growth_samples, iwae_bounds, shard_range
-from agave.layers import WeightNormConv2d
 from agave.likelihoods import bits_per_dim
-from agave.runs import FORMAT, images_to_tensor, make_model
-from agave.training import InterruptedTrainingError, Stop
+from agave.models.layers import WeightNormConv2d
+from agave.runtime.checkpoints import RollingState, write_tensors
+from agave.steps import evaluate as evaluation
+from agave.training.job import FORMAT, images_to_tensor, make_model
+from agave.training.loop import InterruptedTrainingError, Stop
 
 CELL = "kl_weight~2-levels~256-resolution~16"
 
@@ -36,8 +38,8 @@ def params(root):
 
 def new_model(params, x, dtype=torch.float32):
     torch.manual_seed(0)
-    model = make_model(params.model, 16, cells.parse(CELL, 16))
-    model.initialise(x, x, vae=True, pixelcnn=True)
+    model = make_model(params.model, 16, grid.parse(CELL, 16))
+    model.initialise(x, x, vae=True, pixelcnn_pp=True)
     model.likelihood_dtype = torch.float64
     return model.to(dtype).eval()
 
@@ -145,7 +147,7 @@ def test_the_batch_fits_the_memory():
 
 
 def test_twice_the_batch_takes_twice_the_memory_of_a_row(params):
-    small, large = (memory.evaluation_cost(params.model, size, cells.Cell(resolution=size)) for size in (16, 32))
+    small, large = (memory.evaluation_cost(params.model, size, grid.Cell(resolution=size)) for size in (16, 32))
     assert small.fixed == large.fixed
     assert large.per_row == pytest.approx(4 * small.per_row, rel=0.1)
 
@@ -212,7 +214,7 @@ def test_bad_input_is_named_before_any_work(run, tmp_path, arguments, message):
 def test_wrong_checkpoints_are_refused(run, params, weights, images, tmp_path):
     torch.manual_seed(0)
     wider = params.model.model_copy(update={"vae": params.model.vae.model_copy(update={"hidden": 16})})
-    state = make_model(wider, 16, cells.parse(CELL, 16)).state_dict()
+    state = make_model(wider, 16, grid.parse(CELL, 16)).state_dict()
     other, truncated = tmp_path / "other.safetensors", tmp_path / "truncated.safetensors"
     write_tensors(other, state, {"format": FORMAT, "cell": CELL, "model": params.model.model_dump()})
     truncated.write_bytes(weights.read_bytes()[:-100])

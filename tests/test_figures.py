@@ -12,7 +12,7 @@ import pytest
 from fake_results import write_results
 from jinja2 import Environment, StrictUndefined
 
-from agave import cells, figures, tables
+from agave import figures, grid, tables
 from agave.config import Params, load, read
 from agave.errors import UserError
 from agave.figures import curves, images, mosaic, schematic
@@ -98,12 +98,12 @@ def test_no_such_figure(params: Params, tmp_path: Path) -> None:
 def test_figure_4_is_what_the_bounds_say(params: Params, results: Path) -> None:
     bounds = {row["cell"]: row for row in rows_of(results / BOUNDS)}
     rows = rows_of(results / "figures/figure4.csv")
-    assert {row["cell"] for row in rows} == {cell.name for cell in (*cells.kl_weight_cells(params), cells.baselines(params)[1])}
+    assert {row["cell"] for row in rows} == {cell.name for cell in (*grid.kl_weight_cells(params), grid.baselines(params)[1])}
     for row in rows:
         assert float(row["bits_per_dim"]) == pytest.approx(float(bounds[row["cell"]][row["quantity"]]), abs=1e-6)
         assert float(row["standard_error"]) == pytest.approx(float(bounds[row["cell"]][f"{row['quantity']}_standard_error"]), abs=1e-6)
         assert (row["error_over"], row["seeds"], row["data_set"]) == ("images", "1", "photos test (500 crops)")
-    for cell in cells.kl_weight_cells(params):
+    for cell in grid.kl_weight_cells(params):
         value = {row["quantity"]: float(row["bits_per_dim"]) for row in rows if row["cell"] == cell.name}
         assert value["kl"] + value["vae_reconstruction"] == pytest.approx(value["vae_bits_per_dim"], abs=2e-6)
         assert value["kl"] + value["pixelcnn_reconstruction"] == pytest.approx(value["pixelcnn_bits_per_dim"], abs=2e-6)
@@ -137,7 +137,7 @@ def test_training_curves_hold_every_history(params: Params, results: Path) -> No
         source = rows_of(results / path)
         assert [row["step"] for row in own] == [row["step"] for row in source]
         assert [float(row["total"]) for row in own] == pytest.approx([float(row["total"]) for row in source], rel=1e-5)
-    assert {row["model"] for row in rows if row["stage"] == "pretrain"} == {"pixelcnn", "vae-resolution~16", "vae-resolution~8"}
+    assert {row["model"] for row in rows if row["stage"] == "pretrain"} == {"pixelcnn_pp", "vae-resolution~16", "vae-resolution~8"}
 
 
 @pytest.mark.parametrize("name", SHAPED)
@@ -163,7 +163,7 @@ def test_rows_show_the_images_of_their_cell(name: str, params: Params, results: 
 
 def test_other_test_images_in_one_cell_are_refused(params: Params, results: Path, tmp_path: Path) -> None:
     copy_inputs("3a", params, results, tmp_path)
-    path = tmp_path / samples_path(cells.kl_weight_cells(params)[1], 0)
+    path = tmp_path / samples_path(grid.kl_weight_cells(params)[1], 0)
     with np.load(path) as file:
         arrays = dict(file)
     np.savez(path, **arrays | {"original": arrays["original"][::-1]})

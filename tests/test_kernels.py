@@ -10,15 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agave import kernels
-from agave.activations import elu, gate, padded_concat_elu
 from agave.draws import piece_of_batch
 from agave.likelihoods import mixture_log_prob
+from agave.models.ops import compiled, elu, gate, padded_concat_elu
 
 TYPES = {torch.float32: 3e-6, torch.bfloat16: 2e-2}
 PADDINGS = [(0, 0, 0, 0), (1, 1, 1, 0), (1, 0, 1, 0), (0, 2, 0, 3)]
 
-pytestmark = pytest.mark.skipif(kernels.library() is None, reason="no C compiler")
+pytestmark = pytest.mark.skipif(compiled.library() is None, reason="no C compiler")
 
 
 def values(*shape, dtype=torch.float32, seed=0):
@@ -33,7 +32,7 @@ def outcome(function, inputs, monkeypatch=None):
     """Results and gradients of sum(result * weight), with the kernels or, given monkeypatch, in double precision without them."""
     if monkeypatch is not None:
         inputs = [x.double() for x in inputs]
-        assert not kernels.serve(*inputs)
+        assert not compiled.serve(*inputs)
     inputs = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
     results = function(*inputs)
     results = [result for result in (results if isinstance(results, tuple) else (results,)) if result is not None]
@@ -57,7 +56,7 @@ def test_values_and_gradients_are_those_of_double_precision(name, shape, dtype, 
     if name == "gate":
         inputs.append(values(batch, 2 * channels, height, width, dtype=dtype, seed=1))
     function = {"elu": elu, "gate": gate}.get(name) or (lambda x: padded_concat_elu(x, name, with_active=True))
-    assert kernels.serve(*inputs)
+    assert compiled.serve(*inputs)
     found, gradients = outcome(function, inputs)
     wanted, wanted_gradients = outcome(function, inputs, monkeypatch)
     close(found, wanted, TYPES[dtype])
@@ -131,19 +130,19 @@ def test_the_number_of_threads_changes_no_bit():
 
 
 def test_other_types_devices_and_orders_are_left_to_torch():
-    assert not kernels.serve(torch.zeros(1, 2, 3, 3, dtype=torch.float64))
-    assert not kernels.serve(torch.zeros(1, 2, 3, 3, device="meta"))
-    assert not kernels.serve(torch.zeros(2, 4, 3, 3))
-    assert kernels.serve(torch.zeros(2, 4, 3, 3), channels_last=False)
-    assert not kernels.serve(torch.zeros(2, 4, 3, 6)[..., ::2], channels_last=False)
+    assert not compiled.serve(torch.zeros(1, 2, 3, 3, dtype=torch.float64))
+    assert not compiled.serve(torch.zeros(1, 2, 3, 3, device="meta"))
+    assert not compiled.serve(torch.zeros(2, 4, 3, 3))
+    assert compiled.serve(torch.zeros(2, 4, 3, 3), channels_last=False)
+    assert not compiled.serve(torch.zeros(2, 4, 3, 6)[..., ::2], channels_last=False)
 
 
 @pytest.mark.parametrize(("setting", "said"), [({"CC": "no-such-compiler"}, "note: no compiled kernels"), ({"AGAVE_KERNELS": "0"}, "")])
 def test_without_a_compiler_torch_takes_over(setting, said, tmp_path, monkeypatch):
     code = (
-        "import torch; from agave import kernels; from agave.activations import elu\n"
+        "import torch; from agave import kernels; from agave.models.ops import elu\n"
         "x = torch.linspace(-3, 3, 7)[None, :, None, None]\n"
-        "assert not kernels.serve(x, channels_last=False) and not kernels.serve(x, channels_last=False)\n"
+        "assert not compiled.serve(x, channels_last=False) and not compiled.serve(x, channels_last=False)\n"
         "assert torch.allclose(elu(x), torch.nn.functional.elu(x), atol=1e-6)\n"
     )
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **setting}

@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from agave.layers import WeightNormConv2d, data_dependent_initialisation
 from agave.likelihoods import mixture_log_prob, mixture_log_prob_thresholded
-from agave.model import scale_to_unit
-from agave.pixelcnn import PixelCNN, load_published_weights, published_weights
+from agave.models.agave import scale_to_unit
+from agave.models.layers import WeightNormConv2d, data_dependent_initialisation
+from agave.models.pixelcnn_pp import PixelCNNpp, load_published_weights, published_weights
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_published_network_oracle(oracle, dtype, tolerance):
     io, arrays, exact = (oracle(f"a_pixelcnnpp_small_{name}.npz") for name in ("io", "params", "nll_exact"))
-    model = PixelCNN(16, 2, 5).to(dtype).eval()
+    model = PixelCNNpp(16, 2, 5).to(dtype).eval()
     load_published_weights(model, arrays)
     x = torch.tensor(io["x_uint8"])
     with torch.no_grad():
@@ -25,7 +25,7 @@ def test_published_network_oracle(oracle, dtype, tolerance):
 
 def test_receptive_field_oracle(oracle):
     io, arrays = oracle("a_pixelcnnpp_small_io.npz"), oracle("a_pixelcnnpp_small_params.npz")
-    model = PixelCNN(16, 2, 5).double().eval()
+    model = PixelCNNpp(16, 2, 5).double().eval()
     load_published_weights(model, arrays)
     x = scale_to_unit(torch.tensor(io["x_uint8"])[:1], torch.float64).requires_grad_()
     logits = model(x)
@@ -35,7 +35,7 @@ def test_receptive_field_oracle(oracle):
 
 
 def small(resolutions, features, dtype=torch.float64, height=8, width=16):
-    model = PixelCNN(6, 1, 2, resolutions, 3 if features else 0).to(dtype)
+    model = PixelCNNpp(6, 1, 2, resolutions, 3 if features else 0).to(dtype)
     x = torch.randint(0, 256, (2, 3, height, width))
     f = torch.rand(2, 3, height, width, dtype=dtype) * 2 - 1 if features else None
     model.initialise(scale_to_unit(x, dtype), f)
@@ -66,18 +66,18 @@ def test_no_gradient_from_the_future(resolutions, features):
 
 def test_full_size_parameter_count():
     with torch.device("meta"):
-        model = PixelCNN(160, 5, 10)
+        model = PixelCNNpp(160, 5, 10)
     assert sum(p.numel() for p in model.parameters()) == 53_659_080
 
 
 @pytest.mark.parametrize(("size", "count"), [((16, 2, 5), 245_988), ((32, 2, 10), 974_856)])
 def test_small_parameter_counts(size, count):
-    assert sum(p.numel() for p in PixelCNN(*size).parameters()) == count
+    assert sum(p.numel() for p in PixelCNNpp(*size).parameters()) == count
 
 
 @pytest.mark.parametrize("features", [False, True])
 def test_after_initialisation_every_layer_has_mean_zero_and_its_nominal_deviation(features):
-    model = PixelCNN(6, 1, 2, 2, 3 if features else 0, dropout=0.0).double()
+    model = PixelCNNpp(6, 1, 2, 2, 3 if features else 0, dropout=0.0).double()
     x = scale_to_unit(torch.randint(0, 256, (8, 3, 16, 16)), torch.float64)
     f = torch.rand(8, 3, 16, 16, dtype=torch.float64) if features else None
     model.initialise(x, f)
@@ -97,7 +97,7 @@ def test_after_initialisation_every_layer_has_mean_zero_and_its_nominal_deviatio
 
 def test_stream_added_to_a_pretrained_network_changes_its_logits_little():
     plain, x_uint8, _ = small(2, False)
-    model = PixelCNN(6, 1, 2, 2, 3).double().eval()
+    model = PixelCNNpp(6, 1, 2, 2, 3).double().eval()
     model.load_state_dict(model.state_dict() | plain.state_dict())
     f = torch.rand(2, 3, 8, 16, dtype=torch.float64)
     x = scale_to_unit(x_uint8, torch.float64)
@@ -113,7 +113,7 @@ def test_stream_added_to_a_pretrained_network_changes_its_logits_little():
 
 def test_weights_survive_export_and_import():
     first, x_uint8, _ = small(3, False, torch.float32)
-    second = PixelCNN(6, 1, 2, 3).eval()
+    second = PixelCNNpp(6, 1, 2, 3).eval()
     load_published_weights(second, published_weights(first))
     x = scale_to_unit(x_uint8)
     with torch.no_grad():

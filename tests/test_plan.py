@@ -7,10 +7,11 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from agave import cells, config, costs, plan
-from agave.cells import Cell
+from agave import config, grid
 from agave.cli import main
 from agave.errors import UserError
+from agave.grid import Cell
+from agave.planning import network_costs, plan
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +29,18 @@ def run(root, monkeypatch):
 def test_every_job_of_the_workflow_is_planned(document, preset):
     params = config.resolve(document, preset)
     made = plan.make(params, plan.stated(params))
-    grid, seeds = len(cells.all_cells(params)), len(params.grid.seeds)
-    tables = len(cells.table_cells(params))
+    models, seeds = len(grid.all_cells(params)), len(params.grid.seeds)
+    tables = len(grid.table_cells(params))
     jobs = {rule["rule"]: rule["jobs"] for rule in made["rules"]}
-    assert jobs["joint_cell"] == jobs["evaluate_bound"] == grid * seeds
-    assert (jobs["sample_cell"], jobs["evaluate_iwae"], jobs["pretrain_pixelcnn"]) == (grid, tables * seeds, seeds)
+    assert jobs["joint_cell"] == jobs["evaluate_bound"] == models * seeds
+    assert (jobs["sample_cell"], jobs["evaluate_iwae"], jobs["pretrain_pixelcnn_pp"]) == (models, tables * seeds, seeds)
     assert made["total"]["jobs"] == sum(jobs.values()) + sum(plan.small_jobs().values())
 
 
 def test_operations_of_a_training_by_hand(document):
     params = config.resolve(document, "paper")
     one = plan.job(params, "joint_cell", Cell(kl_weight=8.0))
-    forward = sum(costs.multiply_adds(params, Cell()).values())
+    forward = sum(network_costs.multiply_adds(params, Cell()).values())
     assert one.operations == 100_000 * 64 * 3 * 2 * forward
     # published sizes: 106.8 M weights with gradients, Adamax's two moments and averages in float32, activations in about half of it
     assert 7 * plan.GIB < one.memory < 11 * plan.GIB
@@ -47,7 +48,7 @@ def test_operations_of_a_training_by_hand(document):
 
 def test_importance_samples_cost_decoder_passes(document):
     params = config.resolve(document, "paper")
-    parts = costs.multiply_adds(params, Cell())
+    parts = network_costs.multiply_adds(params, Cell())
     one = plan.job(params, "evaluate_iwae", Cell())
     assert one.operations == 10_000 * 2 * (parts["encoder"] + 150 * (sum(parts.values()) - parts["encoder"]))
     assert plan.job(params, "evaluate_bound", Cell()).operations == 10_000 * 2 * sum(parts.values())
@@ -73,7 +74,7 @@ def test_wall_time_lies_between_its_bounds(document):
 
 def test_what_jobs_ask_for(document):
     paper, demo = (config.resolve(document, preset) for preset in ("paper", "demo"))
-    training = plan.job(paper, "pretrain_pixelcnn", Cell("pixelcnn"))
+    training = plan.job(paper, "pretrain_pixelcnn_pp", Cell("pixelcnn_pp"))
     evaluation = plan.job(paper, "evaluate_iwae", Cell())
     slow = plan.stated(paper, 1.0)
     assert plan.minutes(training, slow) == plan.minutes(training, slow, attempt=3) == plan.LONGEST_TRAINING
@@ -96,7 +97,7 @@ def test_the_command_prints_a_table_and_writes_json(run, tmp_path):
 
 
 def test_calibration_measures_this_machine(run, monkeypatch):
-    monkeypatch.setattr("agave.calibration.SECONDS", 6.0)
+    monkeypatch.setattr("agave.planning.throughput.SECONDS", 6.0)
     result = run("--preset", "tiny", "--calibrate")
     assert result.exit_code == 0, result.output
     assert "1 core of this machine" in result.output
@@ -104,11 +105,11 @@ def test_calibration_measures_this_machine(run, monkeypatch):
 
 
 def test_a_network_that_is_not_reached_in_time_is_not_measured(document, monkeypatch):
-    from agave import calibration
+    from agave.planning import throughput as calibration
 
     monkeypatch.setattr(calibration, "SECONDS", 0.0)
     found = calibration.calibrate(config.resolve(document, "tiny"))
-    assert set(found.training) == set(found.evaluation) == {"agave", "vae", "pixelcnn"}
+    assert set(found.training) == set(found.evaluation) == {"agave", "vae", "pixelcnn_pp"}
     assert found.training["vae"] == found.training["agave"] > 0
     assert "vae not reached in time" in found.origin
 

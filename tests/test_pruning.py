@@ -6,11 +6,12 @@ import pytest
 from click.testing import CliRunner
 from fake_results import write_results
 
-from agave import cells, pruning
-from agave.cells import Cell
+from agave import grid
 from agave.cli import main
 from agave.config import Params, load
 from agave.errors import UserError
+from agave.grid import Cell
+from agave.steps import prune
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,10 +31,10 @@ def tree(folder: Path) -> set[str]:
 
 def test_nothing_of_the_grid_is_stale(params: Params, tmp_path: Path) -> None:
     params = with_grid(params, seeds=[0, 1])
-    assert pruning.stale(params, tmp_path) == []
+    assert prune.stale(params, tmp_path) == []
     write_results(params, tmp_path)
-    extra = [f"sample/{cell.name}/seed~1" for cell in cells.all_cells(params)]  # made up for all seeds, drawn for the first alone
-    assert pruning.stale(params, tmp_path) == sorted(extra)
+    extra = [f"sample/{cell.name}/seed~1" for cell in grid.all_cells(params)]  # made up for all seeds, drawn for the first alone
+    assert prune.stale(params, tmp_path) == sorted(extra)
 
 
 @pytest.mark.parametrize(
@@ -46,16 +47,16 @@ def test_nothing_of_the_grid_is_stale(params: Params, tmp_path: Path) -> None:
 )
 def test_a_cell_that_leaves_the_grid_goes_whole(params: Params, tmp_path: Path, change: dict[str, object], gone: str) -> None:
     write_results(params, tmp_path)
-    assert pruning.stale(with_grid(params, **change), tmp_path) == [f"{step}/{gone}/seed~0" for step in ("evaluate", "joint", "sample")]
+    assert prune.stale(with_grid(params, **change), tmp_path) == [f"{step}/{gone}/seed~0" for step in ("evaluate", "joint", "sample")]
 
 
 def test_seeds_and_pretrained_networks_and_bounds_go_too(params: Params, tmp_path: Path) -> None:
     write_results(with_grid(params, seeds=[0, 1]), tmp_path)
-    stale = pruning.stale(params, tmp_path)
+    stale = prune.stale(params, tmp_path)
     assert stale and all(path.endswith("/seed~1") for path in stale)
     low = "kl_weight~2-levels~256-resolution~8/seed~0"
-    pruning.set_aside(stale, tmp_path, tmp_path / "aside")
-    assert pruning.stale(with_grid(params, resolutions=[]), tmp_path) == [
+    prune.set_aside(stale, tmp_path, tmp_path / "aside")
+    assert prune.stale(with_grid(params, resolutions=[]), tmp_path) == [
         f"evaluate/{low}",
         f"joint/{low}",
         "pretrain/vae-resolution~8/seed~0",
@@ -63,7 +64,7 @@ def test_seeds_and_pretrained_networks_and_bounds_go_too(params: Params, tmp_pat
     ]
     other = with_grid(params, table_kl_weight=2.0)  # the model stays, its importance-sampled bound is in no table any more
     low = "evaluate/kl_weight~8-levels~256-resolution~16/seed~0"
-    assert pruning.stale(other, tmp_path) == [f"{low}/growth.csv", f"{low}/iwae.csv", f"{low}/iwae.npz"]
+    assert prune.stale(other, tmp_path) == [f"{low}/growth.csv", f"{low}/iwae.csv", f"{low}/iwae.npz"]
 
 
 def test_files_of_other_origin_are_left_alone(params: Params, tmp_path: Path) -> None:
@@ -79,23 +80,23 @@ def test_files_of_other_origin_are_left_alone(params: Params, tmp_path: Path) ->
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("mine")
-    assert pruning.stale(params, tmp_path) == []
+    assert prune.stale(params, tmp_path) == []
 
 
 def test_set_aside_loses_nothing_and_can_be_undone(params: Params, tmp_path: Path) -> None:
     results, aside = tmp_path / "tiny", tmp_path / "aside" / "1"
     write_results(params, results)
     before = tree(results)
-    paths = pruning.stale(with_grid(params, kl_weights=[8.0], resolutions=[]), results)
-    pruning.set_aside(paths, results, aside)
+    paths = prune.stale(with_grid(params, kl_weights=[8.0], resolutions=[]), results)
+    prune.set_aside(paths, results, aside)
     assert tree(results) | tree(aside) == before and not tree(results) & tree(aside)
     assert not (results / "joint/kl_weight~2-levels~256-resolution~8").exists()  # no empty folder stays
-    assert pruning.list_of(aside).read_text().split() == paths
+    assert prune.list_of(aside).read_text().split() == paths
     again = results / "sample/kl_weight~2-levels~256-resolution~8/seed~0/samples.npz"
     again.parent.mkdir(parents=True)
     again.write_text("newer")
     with pytest.raises(UserError, match="exists already"):
-        pruning.set_aside(["sample/kl_weight~2-levels~256-resolution~8/seed~0"], results, aside)
+        prune.set_aside(["sample/kl_weight~2-levels~256-resolution~8/seed~0"], results, aside)
     assert again.read_text() == "newer"
 
 
@@ -114,4 +115,4 @@ def test_the_command_says_what_it_moves_and_takes_only_the_folder_of_the_preset(
     done = CliRunner().invoke(main, [*common, "tiny", "--results", "results/tiny"])
     assert done.exit_code == 0 and done.output.startswith(planned.output)
     assert not Path("results/tiny/joint/vae/seed~3").exists() and Path("work/pruned/tiny/1/joint/vae/seed~3/history.csv").exists()
-    assert pruning.free_folder("tiny") == Path("work/pruned/tiny/2")
+    assert prune.free_folder("tiny") == Path("work/pruned/tiny/2")

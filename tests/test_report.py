@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from agave import figures, report
+from agave import figures
 from agave.config import Params, load
 from agave.errors import UserError
+from agave.steps import report
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports/tiny.html"

@@ -4,16 +4,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from agave import sampling
-from agave.graphs import Steps
 from agave.likelihoods import split_logits
-from agave.model import scale_to_unit
+from agave.models.agave import scale_to_unit
+from agave.models.pixelcnn_pp import PixelCNNpp, load_published_weights
 from agave.noise import POSTERIOR, PRIOR, keyed_noise, keyed_uniforms
-from agave.pixelcnn import PixelCNN, load_published_weights
 from agave.sampling import sample
+from agave.sampling.cuda_graphs import Steps
 
 
 def network(filters=6, resnets=1, mixtures=2, resolutions=2, features=3, dtype=torch.float32, size=8, batch=4):
-    model = PixelCNN(filters, resnets, mixtures, resolutions, features).to(dtype)
+    model = PixelCNNpp(filters, resnets, mixtures, resolutions, features).to(dtype)
     x = torch.randint(0, 256, (16, 3, size, size))
     f = torch.rand(16, features, size, size, dtype=dtype) * 2 - 1 if features else None
     model.initialise(scale_to_unit(x, dtype), f)
@@ -35,7 +35,7 @@ def test_cached_logits_equal_those_of_the_full_forward(dtype, tolerance, resolut
 
 def test_cached_logits_oracle(oracle):
     io, arrays = oracle("a_pixelcnnpp_small_io.npz"), oracle("a_pixelcnnpp_small_params.npz")
-    model = PixelCNN(16, 2, 5).double()
+    model = PixelCNNpp(16, 2, 5).double()
     load_published_weights(model, arrays)
     teacher = torch.tensor(io["x_uint8"])
     _, logits = sample(model, batch=4, shape=(32, 32), seed=0, teacher=teacher, return_logits=True)

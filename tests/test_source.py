@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agave import source
 from agave.errors import UserError
+from agave.provenance import code_digest
 
 MODEL = '"""The model."""\nfrom agave import layers\n\n\ndef loss(x):\n    """Nats."""\n    return layers.double(x)\n'
 
@@ -31,27 +31,27 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
-    monkeypatch.setattr(source, "PACKAGE", folder)
-    monkeypatch.setattr(source, "ENTRY_MODULES", {"joint": "agave.training", "figures": "agave.drawing"})
+    monkeypatch.setattr(code_digest, "PACKAGE", folder)
+    monkeypatch.setattr(code_digest, "ENTRY_MODULES", {"joint": "agave.training.loop", "figures": "agave.drawing"})
     forget()
     yield folder
     forget()
 
 
 def forget() -> None:
-    for function in (source._tree, source._code, source._imports):
+    for function in (code_digest._tree, code_digest._code, code_digest._imports):
         function.cache_clear()
 
 
 def digests() -> dict[str, str]:
     forget()
-    return {step: source.digest(step) for step in source.ENTRY_MODULES}
+    return {step: code_digest.digest(step) for step in code_digest.ENTRY_MODULES}
 
 
 def test_modules_follow_every_form_of_import_and_stop_at_plumbing(package: Path) -> None:
-    assert source.modules("joint") == ("agave.layers", "agave.model", "agave.training")
-    assert source.modules("figures") == ("agave.drawing", "agave.drawing.lines", "agave.layers")
-    assert source.files("figures")[0] == Path("agave/drawing/__init__.py")
+    assert code_digest.modules("joint") == ("agave.models.layers", "agave.models.agave", "agave.training.loop")
+    assert code_digest.modules("figures") == ("agave.drawing", "agave.drawing.lines", "agave.models.layers")
+    assert code_digest.files("figures")[0] == Path("agave/drawing/__init__.py")
 
 
 @pytest.mark.parametrize(
@@ -90,26 +90,26 @@ def test_code_counts_for_the_steps_that_use_it_and_no_other(package: Path, file:
 
 def test_unknown_step_and_missing_module_are_named(package: Path) -> None:
     with pytest.raises(UserError, match="no step 'train'; accepted: joint, figures"):
-        source.modules("train")
+        code_digest.modules("train")
     (package / "training.py").unlink()
     forget()
     with pytest.raises(UserError, match=r"training\.py: missing"):
-        source.modules("joint")
+        code_digest.modules("joint")
 
 
 def test_drawing_and_tables_are_no_part_of_the_steps_before() -> None:
     for step in ("prepare", "pretrain", "joint", "evaluate", "sample"):
-        assert not [name for name in source.modules(step) if name.startswith(("agave.figures", "agave.tables", "agave.results"))]
+        assert not [name for name in code_digest.modules(step) if name.startswith(("agave.figures", "agave.tables", "agave.results"))]
     for step in ("pretrain", "joint"):
-        assert not {"agave.evaluation", "agave.sampling"} & set(source.modules(step))
-        assert {"agave.model", "agave.training", "agave.likelihoods"} <= set(source.modules(step))
+        assert not {"agave.steps.evaluate", "agave.sampling"} & set(code_digest.modules(step))
+        assert {"agave.models.agave", "agave.training.loop", "agave.likelihoods"} <= set(code_digest.modules(step))
 
 
 LOADED = """
 import importlib, json, os, pkgutil, sys
-from agave import source
+from agave.provenance import code_digest
 import torch, pandas, matplotlib
-for step, entry in source.ENTRY_MODULES.items():
+for step, entry in code_digest.ENTRY_MODULES.items():
     if os.fork() == 0:  # a process each, so that one step does not see what another has imported
         module = importlib.import_module(entry)
         for part in pkgutil.iter_modules(getattr(module, "__path__", ())):
@@ -123,6 +123,6 @@ for step, entry in source.ENTRY_MODULES.items():
 def test_no_import_escapes_the_digest() -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
     loaded = dict(json.loads(line) for line in done.stdout.splitlines())
-    assert loaded.keys() == source.ENTRY_MODULES.keys(), done.stderr
+    assert loaded.keys() == code_digest.ENTRY_MODULES.keys(), done.stderr
     for step, names in loaded.items():
-        assert set(names) <= {*source.modules(step), *source.PLUMBING, "agave.source"}, step
+        assert set(names) <= {*code_digest.modules(step), *code_digest.PLUMBING, "agave.provenance.code_digest"}, step

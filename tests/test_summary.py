@@ -3,9 +3,9 @@ import torch
 
 from agave import config
 from agave.bounds import objective
-from agave.cached import CachedPixelCNN
-from agave.model import AGAVE
-from agave.summary import report, summarize
+from agave.models.agave import AGAVE
+from agave.planning.summary import report, summarize
+from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_numbers_are_those_of_the_real_model(document):
     model = AGAVE(params.model, 16, resolution=16)
     assert summary.parameters["total"] == sum(p.numel() for p in model.parameters())
     with torch.inference_mode():
-        cache = CachedPixelCNN(model.pixelcnn, 1, 16, 16, torch.zeros(1, 3, 16, 16))
+        cache = CachedPixelCNNpp(model.pixelcnn_pp, 1, 16, 16, torch.zeros(1, 3, 16, 16))
     blocks = [block for stage in (*cache.up, *cache.down) for kind in stage for block in kind]
     injections = sum(block.injection.numel() for block in blocks)
     rows = sum(getattr(conv, "pixels" if hasattr(conv, "pixels") else "rows").numel() for b in blocks for conv in (b.conv1, b.conv2))
@@ -44,7 +44,7 @@ def test_full_size_joint_model_runs_forward_and_backward(document):
     params = config.resolve(document, "paper")
     model = AGAVE(params.model, 32, resolution=32).train()
     x = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    model.initialise(x, x, vae=True, pixelcnn=True)
+    model.initialise(x, x, vae=True, pixelcnn_pp=True)
     terms = model(x, x)
     loss = objective(terms, 12.0)
     loss.backward()

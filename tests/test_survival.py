@@ -14,24 +14,24 @@ from pathlib import Path
 import pytest
 
 from agave import config
-from agave.checkpoints import read_tensors
-from agave.data import prepare
+from agave.data.sources import prepare
 from agave.errors import UserError
 from agave.files import sha256
-from agave.runs import Place, pretrain
-from agave.training import InterruptedTrainingError, Stop
+from agave.runtime.checkpoints import read_tensors
+from agave.training.job import Place, pretrain
+from agave.training.loop import InterruptedTrainingError, Stop
 
 STEPS = 60
 KILLS = 10
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["agave.runs"])
+context.set_forkserver_preload(["agave.training.job"])
 
 
 @pytest.fixture(scope="module")
 def params(root):
     tiny = config.load(root / "params.yaml", "tiny")
-    training = tiny.pretrain.pixelcnn.model_copy(update={"steps": STEPS})
-    return tiny.model_copy(update={"pretrain": tiny.pretrain.model_copy(update={"pixelcnn": training})})
+    training = tiny.pretrain.pixelcnn_pp.model_copy(update={"steps": STEPS})
+    return tiny.model_copy(update={"pretrain": tiny.pretrain.model_copy(update={"pixelcnn_pp": training})})
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def _train(params, data, folder, rank, size, port, file_limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     place = Place(folder / "work", threads=1, stop=Stop(save_every=0.0))
     try:
-        pretrain(params, "pixelcnn", 16, 0, data, folder / "out", place)
+        pretrain(params, "pixelcnn_pp", 16, 0, data, folder / "out", place)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.stderr.flush()
@@ -163,23 +163,23 @@ def test_full_disk_is_named_and_the_old_state_serves(params, data, whole, tmp_pa
 def test_a_place_that_cannot_be_written_to_is_named(params, data, tmp_path):
     (tmp_path / "work").write_text("a file where a folder is needed")
     with pytest.raises(UserError, match=r"work/\w+: no training state can be kept there"):
-        pretrain(params, "pixelcnn", 16, 0, data, tmp_path / "out", Place(tmp_path / "work", threads=1))
+        pretrain(params, "pixelcnn_pp", 16, 0, data, tmp_path / "out", Place(tmp_path / "work", threads=1))
     if os.geteuid() != 0:  # root writes everywhere
         folder = tmp_path / "read-only"
         folder.mkdir(mode=0o500)
         with pytest.raises(UserError, match="Permission denied"):
-            pretrain(params, "pixelcnn", 16, 0, data, tmp_path / "out", Place(folder, threads=1))
+            pretrain(params, "pixelcnn_pp", 16, 0, data, tmp_path / "out", Place(folder, threads=1))
 
 
 def test_the_state_of_another_configuration_is_not_taken(params, data, tmp_path):
     def start(changed, limit):
         place = Place(tmp_path / "work", threads=1, stop=Stop(time_limit=limit))
-        pretrain(changed, "pixelcnn", 16, 0, data, tmp_path / "out", place)
+        pretrain(changed, "pixelcnn_pp", 16, 0, data, tmp_path / "out", place)
 
     with pytest.raises(InterruptedTrainingError):
         start(params, 0.0)
-    faster = params.pretrain.pixelcnn.model_copy(update={"learning_rate": 0.02})
-    other = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"pixelcnn": faster})})
+    faster = params.pretrain.pixelcnn_pp.model_copy(update={"learning_rate": 0.02})
+    other = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"pixelcnn_pp": faster})})
     with pytest.raises(InterruptedTrainingError, match="at step 1 of"):
         start(other, 0.0)
     assert len({path.parent for path in Path(tmp_path / "work").glob("*/state-*")}) == 2
@@ -191,7 +191,7 @@ def test_speed_and_memory_settings_go_on_from_the_same_state(params, data, tmp_p
     def start(**compute):
         changed = params.model_copy(update={"compute": params.compute.model_copy(update=compute)})
         place = Place(tmp_path / "work", threads=1, stop=Stop(time_limit=0.0))
-        pretrain(changed, "pixelcnn", 16, 0, data, tmp_path / "out", place)
+        pretrain(changed, "pixelcnn_pp", 16, 0, data, tmp_path / "out", place)
 
     for step, compute in enumerate(({}, {"images_per_pass": 1}, {"checkpointing": True}), start=1):
         with pytest.raises(InterruptedTrainingError, match=f"at step {step} of"):
@@ -200,10 +200,10 @@ def test_speed_and_memory_settings_go_on_from_the_same_state(params, data, tmp_p
 
 def test_the_command_starts_two_processes_and_hands_them_the_signal(root, data, tmp_path):
     document = (root / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(document.replace("pixelcnn: {steps: 20, batch: 4", "pixelcnn: {steps: 2000, batch: 4"))
+    (tmp_path / "params.yaml").write_text(document.replace("pixelcnn_pp: {steps: 20, batch: 4", "pixelcnn_pp: {steps: 2000, batch: 4"))
     options = ["--params", tmp_path / "params.yaml", "--preset", "tiny", "--data", data, "--output", tmp_path / "out"]
     options += ["--state-dir", tmp_path / "work", "--save-every", "0", "--threads", "1", "--devices", "2"]
-    command = [sys.executable, "-m", "agave.cli", "pretrain", "pixelcnn", *map(str, options)]
+    command = [sys.executable, "-m", "agave.cli", "pretrain", "pixelcnn_pp", *map(str, options)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root) as process:
         while process.poll() is None and not list(tmp_path.glob("work/*/state-*")):
             time.sleep(0.05)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from fake_results import bound, write_results, write_row
 
-from agave import cells, tables
-from agave.cells import Cell
+from agave import grid, tables
 from agave.config import Params, load
 from agave.errors import UserError
+from agave.grid import Cell
 from agave.results import BOUND_QUANTITIES, bound_path, iwae_path
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
@@ -35,13 +35,13 @@ def test_bounds_hold_the_grid_and_nothing_else(params: Params, tmp_path: Path) -
     write_results(params, tmp_path)
     stale = Cell(kl_weight=99.0, resolution=16)
     write_row(tmp_path / bound_path(stale, 0), bound(stale, 0, params, "photos test (16 crops)"))
-    write_row(tmp_path / bound_path(cells.all_cells(params)[0], 7), bound(cells.all_cells(params)[0], 7, params, "other"))
+    write_row(tmp_path / bound_path(grid.all_cells(params)[0], 7), bound(grid.all_cells(params)[0], 7, params, "other"))
     tables.write_tables(params, "tiny", tmp_path)
     rows = read(tmp_path / "tables/bounds.csv")
-    assert [(row["cell"], row["seed"]) for row in rows] == [(cell.name, "0") for cell in cells.all_cells(params)]
+    assert [(row["cell"], row["seed"]) for row in rows] == [(cell.name, "0") for cell in grid.all_cells(params)]
     for row in rows:
         assert row == read(tmp_path / f"evaluate/{row['cell']}/seed~0/bound.csv")[0]
-    assert [row["cell"] for row in read(tmp_path / "tables/iwae.csv")] == [cell.name for cell in cells.table_cells(params)]
+    assert [row["cell"] for row in read(tmp_path / "tables/iwae.csv")] == [cell.name for cell in grid.table_cells(params)]
 
 
 def test_metrics_are_the_means_that_the_tables_show(params: Params, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_metrics_are_the_means_that_the_tables_show(params: Params, tmp_path: Pa
     tables.write_tables(params, "tiny", tmp_path)
     metrics = json.loads((tmp_path / "tables/metrics.json").read_text(encoding="utf-8"))
     rows = read(tmp_path / "tables/bounds.csv")
-    assert list(metrics["cells"]) == [cell.name for cell in cells.all_cells(params)]
+    assert list(metrics["cells"]) == [cell.name for cell in grid.all_cells(params)]
     for name, terms in metrics["cells"].items():
         own = [row for row in rows if row["cell"] == name]
         assert len(own) == 2
@@ -74,7 +74,7 @@ def test_table_1_has_the_twelve_rows_of_the_paper_in_order(params: Params, tmp_p
     assert rows[12]["published_bits_per_dim"] == ""  # 8x8 of 16x16 images is not the paper's model
     iwae = {row["cell"]: row for row in read(tmp_path / "tables/iwae.csv")}
     assert float(rows[10]["our_bits_per_dim"]) == pytest.approx(
-        float(iwae[cells.table_cells(params)[1].name]["iwae_bits_per_dim"]), abs=1e-6
+        float(iwae[grid.table_cells(params)[1].name]["iwae_bits_per_dim"]), abs=1e-6
     )
     assert (rows[10]["our_samples"], rows[10]["our_images"], rows[10]["our_seeds"]) == ("2", "50", "1")
     assert (rows[11]["our_bound"], rows[11]["our_samples"], rows[11]["our_images"]) == ("", "", "500")
@@ -96,7 +96,7 @@ def test_low_resolution_values_stand_beside_models_of_32x32_images(tmp_path: Pat
 )
 def test_numbers_that_cannot_be_compared_are_marked(params: Params, tmp_path: Path, data_set: str, images: int, marked: int) -> None:
     write_results(params, tmp_path, data_set)
-    for paths, of in ((bound_path, cells.all_cells(params)), (iwae_path, cells.table_cells(params))):
+    for paths, of in ((bound_path, grid.all_cells(params)), (iwae_path, grid.table_cells(params))):
         for cell in of:
             path = tmp_path / paths(cell, 0)
             write_row(path, read(path)[0] | {"images": str(images)})  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def test_seeds_are_averaged_and_errors_combined(params: Params, tmp_path: Path) 
     write_results(three, tmp_path)
     tables.write_tables(three, "tiny", tmp_path)
     row = read(tmp_path / "tables/table1.csv")[10]
-    cell = cells.table_cells(three)[1].name
+    cell = grid.table_cells(three)[1].name
     values = [float(one["iwae_bits_per_dim"]) for one in read(tmp_path / "tables/iwae.csv") if one["cell"] == cell]
     assert len(values) == 3 and row["our_seeds"] == "3"
     assert float(row["our_bits_per_dim"]) == pytest.approx(sum(values) / 3, abs=1e-6)
@@ -179,7 +179,7 @@ def test_each_input_is_needed_and_named_when_missing(params: Params, tmp_path: P
 )
 def test_a_wrong_result_is_named(params: Params, tmp_path: Path, change: dict[str, str], message: str) -> None:
     write_results(params, tmp_path)
-    path = tmp_path / bound_path(cells.baselines(params)[1], 0)
+    path = tmp_path / bound_path(grid.baselines(params)[1], 0)
     write_row(path, read(path)[0] | change)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message) as error:
         tables.write_tables(params, "tiny", tmp_path)
@@ -188,7 +188,7 @@ def test_a_wrong_result_is_named(params: Params, tmp_path: Path, change: dict[st
 
 def test_a_lost_column_is_named(params: Params, tmp_path: Path) -> None:
     write_results(params, tmp_path)
-    path = tmp_path / bound_path(cells.baselines(params)[1], 0)
+    path = tmp_path / bound_path(grid.baselines(params)[1], 0)
     write_row(path, {key: value for key, value in read(path)[0].items() if key != "kl"})
     with pytest.raises(UserError, match="lacks the column kl"):
         tables.write_tables(params, "tiny", tmp_path)

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from agave import config, training
-from agave.auxiliary import auxiliary_image
-from agave.checkpoints import RollingState, identity
+from agave import config
+from agave.auxiliary_image import auxiliary_image
 from agave.errors import UserError
-from agave.model import AGAVE
-from agave.training import InterruptedTrainingError, Objective, Pace, Stop, batch_indices, ema_update, learning_rate, train
-from agave.watch import watching
+from agave.models.agave import AGAVE
+from agave.runtime.checkpoints import RollingState, identity
+from agave.training import loop as training
+from agave.training.loop import InterruptedTrainingError, Objective, Pace, Stop, batch_indices, ema_update, learning_rate, train
+from agave.training.tensorboard import watching
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,15 @@ def images(count=24, size=16):
     return smooth.round().to(torch.uint8)
 
 
-def run(params, folder, steps=12, stop=None, goal=None, has_vae=True, has_pixelcnn=True, resolution=16, pace=None, watch=None, **changes):
+def run(
+    params, folder, steps=12, stop=None, goal=None, has_vae=True, has_pixelcnn_pp=True, resolution=16, pace=None, watch=None, **changes
+):
     options = params.joint.model_copy(update={"steps": steps, **changes})
     torch.manual_seed(0)
-    model = AGAVE(params.model, 16, resolution=resolution, has_vae=has_vae, has_pixelcnn=has_pixelcnn).train()
+    model = AGAVE(params.model, 16, resolution=resolution, has_vae=has_vae, has_pixelcnn_pp=has_pixelcnn_pp).train()
     x = images()
     y = auxiliary_image(x, resolution)
-    model.initialise(x, y, vae=True, pixelcnn=True)
+    model.initialise(x, y, vae=True, pixelcnn_pp=True)
     state = RollingState(folder)
     try:
         return train(model, x, y, goal or Objective(2.0), options, seed=0, state=state, stop=stop, pace=pace, watch=watch)
@@ -160,8 +163,8 @@ def test_passes_and_checkpointing_change_results_by_rounding_only(params, tmp_pa
 
 
 def test_dropout_and_latent_noise_of_an_image_do_not_depend_on_the_pass(params, tmp_path):
-    half = params.model.pixelcnn.model_copy(update={"dropout": 0.5})
-    changed = params.model_copy(update={"model": params.model.model_copy(update={"pixelcnn": half})})
+    half = params.model.pixelcnn_pp.model_copy(update={"dropout": 0.5})
+    changed = params.model_copy(update={"model": params.model.model_copy(update={"pixelcnn_pp": half})})
     plain = run(changed, tmp_path / "plain", steps=3)
     pieces = run(changed, tmp_path / "pieces", steps=3, pace=Pace(piece=1))
     assert max(float((plain.raw[key] - pieces.raw[key]).abs().max()) for key in plain.raw) < 1e-4
@@ -185,7 +188,7 @@ def test_half_precision_trains(params, tmp_path):
 def test_a_compiled_network_trains_the_same(params, tmp_path, monkeypatch):
     """Captured whole and differentiated by torch.compile, dropout too; the code that it generates at the end takes minutes here."""
     sizes = {"filters": 2, "resnets": 1, "mixtures": 1, "resolutions": 1, "dropout": 0.5}
-    small = params.model.model_copy(update={"pixelcnn": params.model.pixelcnn.model_copy(update=sizes)})
+    small = params.model.model_copy(update={"pixelcnn_pp": params.model.pixelcnn_pp.model_copy(update=sizes)})
     changed = params.model_copy(update={"model": small})
     plain = run(changed, tmp_path / "plain", steps=2, has_vae=False)
     compilation = torch.nn.Module.compile
@@ -207,11 +210,11 @@ def test_tensorboard_shows_the_rows_of_the_history(params, tmp_path):
 
 
 def test_baselines_and_low_resolutions_train(params, tmp_path):
-    vae = run(params, tmp_path / "vae", has_pixelcnn=False, goal=Objective(1.0))
+    vae = run(params, tmp_path / "vae", has_pixelcnn_pp=False, goal=Objective(1.0))
     assert vae.history[-1]["pixelcnn_reconstruction"] is None
     assert vae.history[-1]["total"] == pytest.approx(vae.history[-1]["kl"] + vae.history[-1]["vae_reconstruction"])
-    pixelcnn = run(params, tmp_path / "pixelcnn", has_vae=False)
-    assert pixelcnn.history[-1]["kl"] is None and pixelcnn.history[-1]["total"] == pixelcnn.history[-1]["pixelcnn_reconstruction"]
+    pixelcnn_pp = run(params, tmp_path / "pixelcnn_pp", has_vae=False)
+    assert pixelcnn_pp.history[-1]["kl"] is None and pixelcnn_pp.history[-1]["total"] == pixelcnn_pp.history[-1]["pixelcnn_reconstruction"]
     assert run(params, tmp_path / "low", resolution=8, steps=3).history[-1]["vae_reconstruction"] > 0
 
 

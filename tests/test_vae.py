@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from agave.bounds import free_bits
-from agave.layers import MaskedConv2d, WeightNormConv2d
-from agave.vae import VAE, AutoregressiveNet, BottomUp, StochasticLayer
+from agave.models.layers import MaskedConv2d, WeightNormConv2d
+from agave.models.vae_iaf import VAE, AutoregressiveNet, BottomUp, StochasticLayer
 
 LAYERS = {"h0": "h0", "h1": "h1", "mean": "mean", "logsd": "log_deviation"}
 

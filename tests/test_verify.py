@@ -15,10 +15,12 @@ from fake_results import write_records, write_results
 from PIL import Image
 from test_workflow import check_out
 
-from agave import figures, records, redraw, verify
+from agave import figures
 from agave.cli import main
 from agave.config import Params, load
 from agave.results import BOUNDS, Results
+from agave.review import redraw, verify
+from agave.steps import records
 
 FOLDER = Path("results/tiny")
 

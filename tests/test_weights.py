@@ -5,22 +5,22 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from agave import config
-from agave.cells import Cell
 from agave.cli import main
-from agave.pixelcnn import published_weights
-from agave.runs import load_model, make_model
+from agave.grid import Cell
+from agave.models.pixelcnn_pp import published_weights
+from agave.training.job import load_model, make_model
 
 
 @pytest.fixture
 def model(root):
     params = config.load(root / "params.yaml", "tiny")
-    return make_model(params.model, 16, Cell("pixelcnn", resolution=16)).eval()
+    return make_model(params.model, 16, Cell("pixelcnn_pp", resolution=16)).eval()
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
 @pytest.mark.parametrize("prefix", ["", "param/"])
 def test_import_and_export(model, tmp_path, root, ending, prefix):
-    arrays = {prefix + name: tensor.numpy() for name, tensor in published_weights(model.pixelcnn).items()}
+    arrays = {prefix + name: tensor.numpy() for name, tensor in published_weights(model.pixelcnn_pp).items()}
     source = tmp_path / f"weights.{ending}"
     if ending == "npz":
         np.savez(source, config=np.array([8, 1, 2]), **arrays)
@@ -30,7 +30,7 @@ def test_import_and_export(model, tmp_path, root, ending, prefix):
     result = CliRunner().invoke(main, ["import-weights", str(source), *options, "--output", str(tmp_path / "imported")])
     assert result.exit_code == 0, result.output
     params = config.load(root / "params.yaml", "tiny")
-    imported = load_model(tmp_path / "imported" / "model.safetensors", params.model, 16, Cell("pixelcnn", resolution=16)).eval()
+    imported = load_model(tmp_path / "imported" / "model.safetensors", params.model, 16, Cell("pixelcnn_pp", resolution=16)).eval()
     x = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
         assert torch.allclose(imported(x).log_prob_x, model(x).log_prob_x, rtol=1e-5)
@@ -43,7 +43,7 @@ def test_import_and_export(model, tmp_path, root, ending, prefix):
 
 @pytest.mark.parametrize("damage", ["another network", "truncated", "ending"])
 def test_wrong_files_are_refused_and_nothing_is_written(model, tmp_path, root, damage):
-    arrays = {name: tensor.numpy() for name, tensor in published_weights(model.pixelcnn).items()}
+    arrays = {name: tensor.numpy() for name, tensor in published_weights(model.pixelcnn_pp).items()}
     source = tmp_path / ("weights.txt" if damage == "ending" else "weights.npz")
     np.savez(tmp_path / "weights.npz", **(arrays if damage != "another network" else {"a.W": np.zeros(3)}))
     if damage == "truncated":

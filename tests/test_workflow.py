@@ -16,7 +16,8 @@ import jsonschema
 import pytest
 import yaml
 
-from agave import cells, config, figures, source
+from agave import config, figures, grid
+from agave.provenance import code_digest
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ("paper", "study", "demo", "tiny")
@@ -54,17 +55,17 @@ def jobs(plan: subprocess.CompletedProcess[str]) -> dict[str, int]:
 
 def expected(preset: str) -> dict[str, int]:
     params = config.load(ROOT / "params.yaml", preset)
-    grid, seeds = cells.all_cells(params), len(params.grid.seeds)
+    every, seeds = grid.all_cells(params), len(params.grid.seeds)
     return {
         "prepare_images": 1,
-        "pretrain_pixelcnn": seeds,
+        "pretrain_pixelcnn_pp": seeds,
         "pretrain_vae": seeds * len({params.prepare.image_size, *(cell.resolution for cell in params.grid.resolutions)}),
-        "joint_cell": seeds * len(grid),
+        "joint_cell": seeds * len(every),
         "gather_trainings": 1,
-        "evaluate_bound": seeds * len(grid),
-        "evaluate_iwae": seeds * len(cells.table_cells(params)) * (10 if preset == "paper" else 1),  # its profile scatters the images
-        "gather_iwae": seeds * len(cells.table_cells(params)),
-        "sample_cell": len(grid),
+        "evaluate_bound": seeds * len(every),
+        "evaluate_iwae": seeds * len(grid.table_cells(params)) * (10 if preset == "paper" else 1),  # its profile scatters the images
+        "gather_iwae": seeds * len(grid.table_cells(params)),
+        "sample_cell": len(every),
         "write_tables": 1,
         "figures": len(figures.NAMES),
         "decide_claims": 1,
@@ -85,15 +86,15 @@ def test_paper_preset_on_slurm_plans_fast_and_without_the_networks(tmp_path: Pat
     assert jobs(plan) == expected("paper")
     imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", plan.stdout, re.MULTILINE))
     assert "agave.config" in imported
-    assert not imported & {"torch", "seaborn", "matplotlib", "agave.model"}
+    assert not imported & {"torch", "seaborn", "matplotlib", "agave.models.agave"}
     asked = dict(re.findall(r"^rule (\w+):\n(.*?)\n\[", plan.stdout, re.MULTILINE | re.DOTALL))
     gpu_jobs = {rule for rule, text in asked.items() if "gpu=1" in text}
-    assert gpu_jobs == {"pretrain_vae", "pretrain_pixelcnn", "joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell"}
+    assert gpu_jobs == {"pretrain_vae", "pretrain_pixelcnn_pp", "joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell"}
 
 
 def test_the_images_of_a_bound_are_scattered_over_as_many_jobs_as_asked_for(tmp_path: Path) -> None:
     check_out(tmp_path)
-    planned, bounds = expected("tiny"), len(cells.table_cells(config.load(ROOT / "params.yaml", "tiny")))
+    planned, bounds = expected("tiny"), len(grid.table_cells(config.load(ROOT / "params.yaml", "tiny")))
     plan = snakemake(tmp_path, "-n", "all", "--set-scatter", "iwae=4", "--config", "preset=tiny")
     assert jobs(plan) == planned | {"evaluate_iwae": 4 * bounds, "gather_iwae": bounds}
     many = snakemake(tmp_path, "-n", "all", "--set-scatter", "iwae=5", "--config", "preset=tiny")
@@ -216,7 +217,7 @@ def edited(document: dict[str, Any], preset: str, key: str, value: object) -> di
         ("grid.kl_weights", [], False),
         ("grid.resolutions", [{"resolution": 16}], False),
         ("grid.without_auxiliary_kl_weight", None, True),
-        ("model.pixelcnn.dropout", 1.0, False),
+        ("model.pixelcnn_pp.dropout", 1.0, False),
         ("prepare.source", "imagenet", False),
         ("figure", {}, False),
     ],
@@ -234,9 +235,9 @@ def test_schema_and_parameters_give_the_same_verdict(preset: str, key: str, valu
 
 def test_dvc_has_a_stage_for_each_step_that_depends_on_its_code() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert [*stages, "report"] == list(source.ENTRY_MODULES)  # the report shows results, it is none
+    assert [*stages, "report"] == list(code_digest.ENTRY_MODULES)  # the report shows results, it is none
     for step, stage in stages.items():
         assert stage["cmd"] == f"snakemake {step} --config preset=${{preset}}"
         code = {dependency for dependency in stage["deps"] if dependency.startswith("agave/")}
-        assert code == {str(file) for file in source.files(step)}, f"the files of `agave digest {step}` belong into dvc.yaml"
+        assert code == {str(file) for file in code_digest.files(step)}, f"the files of `agave digest {step}` belong into dvc.yaml"
         assert all(options["persist"] for out in stage["outs"] for options in out.values())

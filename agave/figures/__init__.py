@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agave import cells
-from agave.cells import Cell
+from agave import grid
 from agave.config import Params
 from agave.errors import UserError
+from agave.grid import Cell
 from agave.results import BOUNDS, HISTORIES, Results, growth_path, samples_path
 
 NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "completions", "growth", "training")
@@ -20,28 +20,28 @@ IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6", "completions")
 
 def figure_cells(name: str, params: Params) -> list[Cell]:
     """The cells that a figure shows, in the order in which it shows them."""
-    vae, pixelcnn = cells.baselines(params)
+    vae, pixelcnn_pp = grid.baselines(params)
     if name in ("1a", "1b"):
-        return [vae if name == "1a" else pixelcnn]
+        return [vae if name == "1a" else pixelcnn_pp]
     if name == "1c":
-        return [cells.table_cells(params)[1]]
+        return [grid.table_cells(params)[1]]
     if name in ("3a", "3b"):
-        return cells.kl_weight_cells(params)
+        return grid.kl_weight_cells(params)
     if name == "4":
-        return [*cells.kl_weight_cells(params), pixelcnn]
+        return [*grid.kl_weight_cells(params), pixelcnn_pp]
     if name in ("5a", "5b"):
-        return cells.levels_cells(params)
+        return grid.levels_cells(params)
     if name == "completions":
-        return [cells.table_cells(params)[1], pixelcnn]
+        return [grid.table_cells(params)[1], pixelcnn_pp]
     if name == "growth":
-        return cells.table_cells(params)
+        return grid.table_cells(params)
     if name == "6":
         # PAPER: lambda of the four models of Figure 6 is not given; (a) and (b) as in Figure 5, (c) and (d) as trained.
         full = Cell(kl_weight=params.grid.levels_kl_weight, resolution=params.prepare.image_size)
-        coarse = [cell for cell in cells.levels_cells(params) if cell.levels != full.levels]
+        coarse = [cell for cell in grid.levels_cells(params) if cell.levels != full.levels]
         nearest = sorted(coarse, key=lambda cell: (abs(cell.levels - 32), cell.levels))[:1]
-        return [cell for cell in (full, *nearest, *cells.resolution_cells(params)) if cell in cells.all_cells(params)]
-    return cells.all_cells(params) if name == "training" else []
+        return [cell for cell in (full, *nearest, *grid.resolution_cells(params)) if cell in grid.all_cells(params)]
+    return grid.all_cells(params) if name == "training" else []
 
 
 def inputs(name: str, params: Params) -> list[str]:

@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
-from agave import cells
-from agave.cells import Cell
+from agave import grid
 from agave.figures import figure_cells
 from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, SMALL, WIDTH, save, style, wrap
+from agave.grid import Cell
 from agave.results import BOUND_QUANTITIES, BOUNDS, GROWTH_COLUMNS, HISTORIES, HISTORIES_COLUMNS, Results, Row, growth_path
 
 
@@ -138,25 +138,25 @@ def _figure_4(source: Results) -> tuple[Figure, list[Row]]:
     rows.append(_row(source, alone, "pixelcnn_bits_per_dim", baseline))
 
     figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
-    panels = figure.subplot_mosaic([["all", "pixelcnn"], ["all", "kl"]], width_ratios=[1.55, 1])
+    panels = figure.subplot_mosaic([["all", "pixelcnn_pp"], ["all", "kl"]], width_ratios=[1.55, 1])
     for axes in panels.values():
         _kl_weight_axis(axes, weights)
         axes.set_ylabel("bits/dim")
     for quantity, estimates in found.items():
         _curve(panels["all"], weights, estimates, quantity)
-    for name, quantity in (("pixelcnn", "pixelcnn_bits_per_dim"), ("kl", "kl")):
+    for name, quantity in (("pixelcnn_pp", "pixelcnn_bits_per_dim"), ("kl", "kl")):
         _curve(panels[name], weights, found[quantity], quantity)
-    for name in ("all", "pixelcnn"):
+    for name in ("all", "pixelcnn_pp"):
         panels[name].axhline(baseline.value, color=INK, linestyle=":", linewidth=1.2)
     panels["all"].set_ylim(bottom=0)
     panels["kl"].set_ylim(bottom=0)
     panels["all"].set_title("Both decoders and their terms")
-    panels["pixelcnn"].set_title("PixelCNN decoder, enlarged", color=BLUE)
+    panels["pixelcnn_pp"].set_title("PixelCNN decoder, enlarged", color=BLUE)
     panels["kl"].set_title("KL term, enlarged", color=GREEN)
     below = baseline.value <= found["pixelcnn_bits_per_dim"][0].value  # the side of the line away from the curve's start
-    panels["pixelcnn"].margins(y=0.16)
+    panels["pixelcnn_pp"].margins(y=0.16)
     where, offset = (0.02, baseline.value), (0, -3 if below else 3)
-    panels["pixelcnn"].annotate(
+    panels["pixelcnn_pp"].annotate(
         ALONE, where, offset, ("axes fraction", "data"), "offset points", va="top" if below else "bottom", size=SMALL
     )
     for name in ("all", "kl"):
@@ -257,15 +257,15 @@ def _smooth(values: list[float]) -> list[float]:
 def _training(source: Results) -> tuple[Figure, list[Row]]:
     params = source.params
     seeds = params.grid.seeds
-    vae, pixelcnn = cells.baselines(params)
-    resolutions = sorted({cell.resolution for cell in cells.all_cells(params) if cell.has_vae}, reverse=True)
-    weights, levels = cells.kl_weight_cells(params), cells.levels_cells(params)
-    others = [(f"y {cell.resolution}×{cell.resolution}, λ = {cell.kl_weight:g}", cell.name) for cell in cells.resolution_cells(params)]
-    others += [("no auxiliary loss", cell.name) for cell in cells.without_auxiliary_cells(params)]
+    vae, pixelcnn_pp = grid.baselines(params)
+    resolutions = sorted({cell.resolution for cell in grid.all_cells(params) if cell.has_vae}, reverse=True)
+    weights, levels = grid.kl_weight_cells(params), grid.levels_cells(params)
+    others = [(f"y {cell.resolution}×{cell.resolution}, λ = {cell.kl_weight:g}", cell.name) for cell in grid.resolution_cells(params)]
+    others += [("no auxiliary loss", cell.name) for cell in grid.without_auxiliary_cells(params)]
     panels: list[tuple[str, str, list[tuple[str, str]]]] = [  # title, stage, [(label, model)]
         ("VAE, pretraining", "pretrain", [(f"y {size}×{size}", f"vae-resolution~{size}") for size in resolutions]),
-        ("PixelCNN++, pretraining", "pretrain", [("PixelCNN++", "pixelcnn")]),
-        ("Baselines, trained further", "joint", [("VAE alone", vae.name), ("PixelCNN++ alone", pixelcnn.name)]),
+        ("PixelCNN++, pretraining", "pretrain", [("PixelCNN++", "pixelcnn_pp")]),
+        ("Baselines, trained further", "joint", [("VAE alone", vae.name), ("PixelCNN++ alone", pixelcnn_pp.name)]),
         ("AGAVE, KL weights", "joint", [(f"λ = {cell.kl_weight:g}", cell.name) for cell in weights]),
         (
             f"AGAVE, colour levels (λ = {params.grid.levels_kl_weight:g})",

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from agave.cells import Cell
 from agave.figures import figure_cells
 from agave.figures.mosaic import Block, compose
 from agave.figures.style import save, style
+from agave.grid import Cell
 from agave.results import Results
 
 Images = NDArray[np.uint8]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from agave import cells
+from agave import grid
 from agave.config import Params
 from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SMALL, TEXT, WIDTH, save, style, text_width
 from agave.results import Results
@@ -55,20 +55,20 @@ def gated_blocks(params: Params) -> int:
 
     Source: Salimans et al. (2017): R per resolution up; R at the coarsest and R + 1 at each other resolution down.
     """
-    network = params.model.pixelcnn
+    network = params.model.pixelcnn_pp
     return 2 * network.resnets * network.resolutions + network.resolutions - 1
 
 
 def boxes(params: Params) -> dict[str, Box]:
     """The parts of the model with the sizes that the preset gives them."""
-    size, vae, pixelcnn = params.prepare.image_size, params.model.vae, params.model.pixelcnn
+    size, vae, pixelcnn_pp = params.prepare.image_size, params.model.vae, params.model.pixelcnn_pp
     grids = _listed([f"{size // 2 ** (scale + 1)}×{size // 2 ** (scale + 1)}" for scale in range(vae.depth)])
     per_scale = "" if vae.depth == 1 else " per scale"
-    targets = [cell for cell in cells.all_cells(params) if cell.kind == "agave" and cell.auxiliary]
+    targets = [cell for cell in grid.all_cells(params) if cell.kind == "agave" and cell.auxiliary]
     sizes = _listed([f"{r}×{r}" for r in sorted({cell.resolution for cell in targets}, reverse=True)])
     levels = _listed([str(b) for b in sorted({cell.levels for cell in targets}, reverse=True)])
     blocks = gated_blocks(params)
-    scales = _listed([f"{size // 2**i}×{size // 2**i}" for i in range(pixelcnn.resolutions)])
+    scales = _listed([f"{size // 2**i}×{size // 2**i}" for i in range(pixelcnn_pp.resolutions)])
     layers = f"{vae.blocks} layer{'s' if vae.blocks > 1 else ''}{per_scale}"
     column = [0.06 + index * 1.32 for index in range(5)]
     width, top, middle, bottom = 1.1, 2.98, 1.66, 0.32
@@ -102,16 +102,16 @@ def boxes(params: Params) -> dict[str, Box]:
         ),
         "stream": Box(
             "feature stream",
-            ("non-masked convolutions", f"{blocks} layers", f"{pixelcnn.stream_channels} feature maps"),
+            ("non-masked convolutions", f"{blocks} layers", f"{pixelcnn_pp.stream_channels} feature maps"),
             BLUE,
             column[4] - 0.22,
             bottom,
             width + 0.22,
             0.78,
         ),
-        "pixelcnn": Box(
+        "pixelcnn_pp": Box(
             "conditional PixelCNN++",
-            (f"2 streams of {blocks} gated blocks", f"{pixelcnn.filters} feature maps", scales),
+            (f"2 streams of {blocks} gated blocks", f"{pixelcnn_pp.filters} feature maps", scales),
             BLUE,
             column[2] - 0.34,
             bottom,
@@ -120,7 +120,7 @@ def boxes(params: Params) -> dict[str, Box]:
         ),
         "primary": Box(
             "primary reconstruction",
-            (r"$\mathrm{E}_q\,\Sigma_i\,\ln\,p(x_i\,|\,x_{<i},z)$", f"mixture of {pixelcnn.mixtures} logistics"),
+            (r"$\mathrm{E}_q\,\Sigma_i\,\ln\,p(x_i\,|\,x_{<i},z)$", f"mixture of {pixelcnn_pp.mixtures} logistics"),
             BLUE,
             column[0],
             bottom,
@@ -206,8 +206,8 @@ def _draw_arrows(axes: Axes, parts: dict[str, Box]) -> None:
 
     for start, end in (("x", "encoder"), ("encoder", "z"), ("z", "decoder"), ("decoder", "f")):
         path(parts[start].at("right"), parts[end].at("left"))
-    path(parts["stream"].at("left"), parts["pixelcnn"].at("right"), color=BLUE)
-    path(parts["pixelcnn"].at("left"), parts["primary"].at("right"), color=BLUE)
+    path(parts["stream"].at("left"), parts["pixelcnn_pp"].at("right"), color=BLUE)
+    path(parts["pixelcnn_pp"].at("left"), parts["primary"].at("right"), color=BLUE)
 
     x, y, kl, f = parts["x"], parts["y"], parts["kl"], parts["f"]
     lift = x.left + 0.4
@@ -216,8 +216,8 @@ def _draw_arrows(axes: Axes, parts: dict[str, Box]) -> None:
     path((lift, x.bottom), (lift, parts["primary"].bottom + parts["primary"].height))
     label(lift - 0.06, 1.38, "target", "right")
     feed = x.left + 0.8  # teacher forcing: from x to the PixelCNN, between the two rows
-    path((feed, x.bottom), (feed, 1.38), (parts["pixelcnn"].at("top")[0], 1.38), parts["pixelcnn"].at("top"))
-    label((feed + parts["pixelcnn"].at("top")[0]) / 2, 1.48, r"$x_{<i}$ (when sampling: its own pixels)")
+    path((feed, x.bottom), (feed, 1.38), (parts["pixelcnn_pp"].at("top")[0], 1.38), parts["pixelcnn_pp"].at("top"))
+    label((feed + parts["pixelcnn_pp"].at("top")[0]) / 2, 1.48, r"$x_{<i}$ (when sampling: its own pixels)")
 
     for name, part in (("encoder", 0.8), ("z", 0.5)):
         at = parts[name].at("top", part)
@@ -231,6 +231,6 @@ def _draw_arrows(axes: Axes, parts: dict[str, Box]) -> None:
     label(rise + 0.06, (f.bottom + f.height + parts["auxiliary"].bottom) / 2, "p(y|z)", "left")
     path((rise, f.bottom), (rise, parts["stream"].bottom + parts["stream"].height), color=BLUE)
     label(rise - 0.06, 1.38, "enlarged to the size of x", "right")
-    (left, level), (right, _) = parts["pixelcnn"].at("right"), parts["stream"].at("left")
+    (left, level), (right, _) = parts["pixelcnn_pp"].at("right"), parts["stream"].at("left")
     label((left + right) / 2, level + 0.09, "to every")
     label((left + right) / 2, level - 0.1, "gated block")

@@ -15,9 +15,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
+from agave.csv_tables import write_table
 from agave.files import atomic_write
 from agave.results import Results
-from agave.tabular import write_csv
 
 TEXT = 8.0  # points
 SMALL = 7.0
@@ -98,7 +98,7 @@ def save(figure: Figure, name: str, source: Results, data: Sequence[Mapping[str,
         with atomic_write(stem.with_suffix(".npz")) as temporary:
             np.savez_compressed(temporary, **dict(data))  # type: ignore[arg-type]
     else:
-        write_csv(stem.with_suffix(".csv"), data)
+        write_table(stem.with_suffix(".csv"), data)
     with atomic_write(stem.with_suffix(".pdf")) as temporary:
         figure.savefig(temporary, metadata={"CreationDate": None})
     with atomic_write(stem.with_suffix(".png")) as temporary:

@@ -22,9 +22,9 @@ from cluster import start_node, wait_for
 
 pytestmark = pytest.mark.slurm
 
-SHORT = "results/tiny/pretrain/pixelcnn/seed~0/model.safetensors"
+SHORT = "results/tiny/pretrain/pixelcnn_pp/seed~0/model.safetensors"
 STEPS = 400
-OTHER = "results/tiny/pretrain/pixelcnn/seed~1/model.safetensors"
+OTHER = "results/tiny/pretrain/pixelcnn_pp/seed~1/model.safetensors"
 LONG = "results/tiny/pretrain/vae-resolution~16/seed~0/model.safetensors"  # longer than the 30 s between Slurm's looks at time limits
 
 
@@ -104,7 +104,7 @@ def newest(run: Workflow) -> int:
     return int(max(wait_for(run.states, "a saved state")))
 
 
-def interrupted(run: Workflow, log: str = "logs/tiny/pretrain/pixelcnn/seed~0.log") -> int:
+def interrupted(run: Workflow, log: str = "logs/tiny/pretrain/pixelcnn_pp/seed~0.log") -> int:
     """The step at which the training in a log says that it was interrupted."""
 
     def found() -> re.Match[str] | None:
@@ -153,7 +153,7 @@ def time_limit(run: Workflow, same: Callable[[str], bool]) -> Outcome:
 
 
 def over_memory(run: Workflow, same: Callable[[str], bool]) -> Outcome:
-    run.start_on_slurm(SHORT, options=("--set-resources", "pretrain_pixelcnn:mem_mb=400 if attempt == 1 else 4000"))
+    run.start_on_slurm(SHORT, options=("--set-resources", "pretrain_pixelcnn_pp:mem_mb=400 if attempt == 1 else 4000"))
     assert run.finish() == 0, run.printed
     assert "Trying to restart" in run.printed
     return Outcome(run.submissions(), "since the last save", run.record(SHORT)["resumed"], same(SHORT))
@@ -199,7 +199,7 @@ def main_process_killed(run: Workflow, same: Callable[[str], bool]) -> Outcome:
     return Outcome(run.submissions(), "0", [step], same(SHORT))
 
 
-CHANGES = {"pretrain.pixelcnn.steps": STEPS, "pretrain.vae.steps": 7000, "grid.seeds": [0, 1]}
+CHANGES = {"pretrain.pixelcnn_pp.steps": STEPS, "pretrain.vae.steps": 7000, "grid.seeds": [0, 1]}
 FAULTS = {
     "preempted": preempted,
     "node goes down": node_down,

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-from agave import cells, config as parameters, figures, plan, pruning, records, report as pages, results, source, tables, trainings
+from agave import config as parameters, figures, grid, results, tables
 from agave.errors import UserError
+from agave.planning import plan
+from agave.provenance import code_digest
+from agave.steps import prune as pruning, records, report as pages, trainings
 
-SOURCES = {step: source.digest(step) for step in source.ENTRY_MODULES}
+SOURCES = {step: code_digest.digest(step) for step in code_digest.ENTRY_MODULES}
 
 
 def checked_parameters():
@@ -56,7 +59,7 @@ shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH
 
 wildcard_constraints:
     preset=re.escape(PRESET),
-    cell=cells.NAME_PATTERN,
+    cell=grid.NAME_PATTERN,
     resolution=r"\d+",
     seed=r"\d+",
 
@@ -77,28 +80,28 @@ def compute():
 def networks(cell):
     """The part of the block `model` that a cell depends on."""
     model = block("model")
-    if not cell.has_pixelcnn:
+    if not cell.has_pixelcnn_pp:
         return {key: model[key] for key in ("vae", "likelihood")}
-    return model if cell.has_vae else {"pixelcnn": model["pixelcnn"]}
+    return model if cell.has_vae else {"pixelcnn_pp": model["pixelcnn_pp"]}
 
 
 def cell_of(wildcards):
     """The cell that a job computes."""
-    return cells.parse(wildcards.cell, PARAMS.prepare.image_size, PARAMS.pretrain.vae_kl_weight)
+    return grid.parse(wildcards.cell, PARAMS.prepare.image_size, PARAMS.pretrain.vae_kl_weight)
 
 
 @functools.cache
 def planned(step, kind, resolution):
     """The estimated cost of a job; the cells of a grid differ in it by their networks alone."""
-    return plan.job(PARAMS, step, cells.Cell(kind, resolution=resolution))
+    return plan.job(PARAMS, step, grid.Cell(kind, resolution=resolution))
 
 
 def planned_job(step, wildcards):
     """The estimated cost of the job that has these wildcards."""
     if step == "pretrain_vae":
         return planned(step, "vae", int(wildcards.resolution))
-    if step == "pretrain_pixelcnn":
-        return planned(step, "pixelcnn", PARAMS.prepare.image_size)
+    if step == "pretrain_pixelcnn_pp":
+        return planned(step, "pixelcnn_pp", PARAMS.prepare.image_size)
     cell = cell_of(wildcards)
     return planned(step, cell.kind, cell.resolution)
 
@@ -115,7 +118,7 @@ def minutes(step):
 
 def cell_files(step, name, chosen=None, seeds=SEEDS):
     """The path of a file for each of the cells (default: all) and seeds."""
-    chosen = cells.all_cells(PARAMS) if chosen is None else chosen
+    chosen = grid.all_cells(PARAMS) if chosen is None else chosen
     return [f"{RESULTS}/{step}/{cell.name}/seed~{seed}/{name}" for cell in chosen for seed in seeds]
 
 
@@ -130,8 +133,8 @@ def pretrained_files(wildcards):
     cell, folder, files = cell_of(wildcards), f"{RESULTS}/pretrain", {}
     if cell.has_vae:
         files["vae"] = f"{folder}/vae-resolution~{cell.resolution}/seed~{wildcards.seed}/model.safetensors"
-    if cell.has_pixelcnn:
-        files["pixelcnn"] = f"{folder}/pixelcnn/seed~{wildcards.seed}/model.safetensors"
+    if cell.has_pixelcnn_pp:
+        files["pixelcnn_pp"] = f"{folder}/pixelcnn_pp/seed~{wildcards.seed}/model.safetensors"
     return files
 
 

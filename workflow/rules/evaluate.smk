@@ -100,4 +100,4 @@ rule evaluate:
     input:
         PRUNED,
         cell_files("evaluate", "bound.csv"),
-        cell_files("evaluate", "iwae.csv", cells.table_cells(PARAMS)),
+        cell_files("evaluate", "iwae.csv", grid.table_cells(PARAMS)),

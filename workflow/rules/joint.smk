@@ -35,6 +35,6 @@ rule joint:
         expand(
             rules.joint_cell.output,
             preset=PRESET,
-            cell=[cell.name for cell in cells.all_cells(PARAMS)],
+            cell=[cell.name for cell in grid.all_cells(PARAMS)],
             seed=SEEDS,
         ),

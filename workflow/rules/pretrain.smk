@@ -19,7 +19,7 @@ rule pretrain_vae:
         runtime=minutes("pretrain_vae"),
         gpu=1,
     params:
-        model=networks(cells.Cell("vae")),
+        model=networks(grid.Cell("vae")),
         compute=compute(),
         pretrain=block("pretrain", "vae"),
         kl_weight=PARAMS.pretrain.vae_kl_weight,
@@ -29,41 +29,41 @@ rule pretrain_vae:
         " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) --devices {resources.gpu} > {log} 2>&1"
 
 
-rule pretrain_pixelcnn:
+rule pretrain_pixelcnn_pp:
     input:
         manifest="results/{preset}/prepare/manifest.json",
         train=ancient("results/{preset}/prepare/train.npy"),
     output:
-        model="results/{preset}/pretrain/pixelcnn/seed~{seed}/model.safetensors",
-        raw="results/{preset}/pretrain/pixelcnn/seed~{seed}/raw.safetensors",
-        history="results/{preset}/pretrain/pixelcnn/seed~{seed}/history.csv",
-        run="results/{preset}/pretrain/pixelcnn/seed~{seed}/run.json",
+        model="results/{preset}/pretrain/pixelcnn_pp/seed~{seed}/model.safetensors",
+        raw="results/{preset}/pretrain/pixelcnn_pp/seed~{seed}/raw.safetensors",
+        history="results/{preset}/pretrain/pixelcnn_pp/seed~{seed}/history.csv",
+        run="results/{preset}/pretrain/pixelcnn_pp/seed~{seed}/run.json",
     log:
-        "logs/{preset}/pretrain/pixelcnn/seed~{seed}.log",
+        "logs/{preset}/pretrain/pixelcnn_pp/seed~{seed}.log",
     benchmark:
-        "logs/{preset}/pretrain/pixelcnn/seed~{seed}.tsv"
+        "logs/{preset}/pretrain/pixelcnn_pp/seed~{seed}.tsv"
     threads: 1
     resources:
-        mem_mb=memory("pretrain_pixelcnn"),
-        runtime=minutes("pretrain_pixelcnn"),
+        mem_mb=memory("pretrain_pixelcnn_pp"),
+        runtime=minutes("pretrain_pixelcnn_pp"),
         gpu=1,
     params:
-        model=networks(cells.Cell("pixelcnn")),
+        model=networks(grid.Cell("pixelcnn_pp")),
         compute=compute(),
-        pretrain=block("pretrain", "pixelcnn"),
+        pretrain=block("pretrain", "pixelcnn_pp"),
         source=SOURCES["pretrain"],
     shell:
-        "exec agave pretrain pixelcnn --preset {wildcards.preset} --seed {wildcards.seed}"
+        "exec agave pretrain pixelcnn_pp --preset {wildcards.preset} --seed {wildcards.seed}"
         " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) --devices {resources.gpu} > {log} 2>&1"
 
 
 rule pretrain:
     input:
         PRUNED,
-        expand(rules.pretrain_pixelcnn.output, preset=PRESET, seed=SEEDS),
+        expand(rules.pretrain_pixelcnn_pp.output, preset=PRESET, seed=SEEDS),
         expand(
             rules.pretrain_vae.output,
             preset=PRESET,
-            resolution=sorted({cell.resolution for cell in cells.all_cells(PARAMS) if cell.has_vae}),
+            resolution=sorted({cell.resolution for cell in grid.all_cells(PARAMS) if cell.has_vae}),
             seed=SEEDS,
         ),

@@ -1,0 +1,180 @@
+"""The importance-sampled bound (IWAE) of many images: streaming, in shards, and resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agave.bounds import StreamingLogMeanExp
+from agave.data.arrays import read_array_file, write_npz
+from agave.errors import UserError
+from agave.folding import folded
+from agave.models.agave import AGAVE
+from agave.models.vae_iaf import BottomUp
+from agave.noise import POSTERIOR, keyed_noise
+from agave.runtime.checkpoints import RollingState
+from agave.runtime.progress import Progress
+from agave.training.loop import InterruptedTrainingError, Stop, stopping_signals
+
+Array = NDArray[np.float64]
+
+GROWTH = (1, 2, 5, 10, 50, 150)
+"""Numbers of samples at which the growth of the bound is kept."""
+
+
+def growth_samples(samples: int) -> list[int]:
+    """The numbers of samples at which the bound with `samples` samples is kept: those of GROWTH below it, and itself."""
+    return [count for count in GROWTH if count < samples] + [samples]
+
+
+@torch.inference_mode()
+def iwae_bounds(
+    model: AGAVE,
+    x_uint8: Tensor,
+    y_uint8: Tensor,
+    *,
+    samples: int,
+    seed: int,
+    batch: int,
+    first: int = 0,
+    state: RollingState | None = None,
+    stop: Stop | None = None,
+    label: str = "iwae",
+) -> dict[str, Array]:
+    """The importance-weighted bound on log p(x) with `samples` samples, for every image.
+
+    The bottom-up pass runs once per image and weight normalisation once in all; the samples of an image are taken in even
+    chunks of at most `batch` and never held together. An image is never computed together with another one, so that the
+    values do not depend on how the images are split into pieces, not even in the last digit.
+
+    Args:
+        model: with a VAE, in evaluation mode; without a PixelCNN the bound is on log p(y).
+        x_uint8: (N, 3, H, W).
+        y_uint8: (N, 3, r, r).
+        samples: K.
+        seed: of the latent noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
+        batch: image samples per forward pass.
+        first: index of the first image, when a larger set is evaluated in pieces.
+        state: where to keep what is done, and to go on from; None: nowhere.
+        stop: how often to save and when to stop early.
+        label: for the progress bar.
+
+    Returns:
+        {"iwae", "elbo"}: (N,) nats, float64; "elbo" is the mean of the log-weights over the same samples. "growth": (N, G)
+        nats, the bound with the first so many samples, for the numbers of `growth_samples`.
+
+    Raises:
+        ValueError: `samples` or `batch` is below 1.
+        InterruptedTrainingError: a signal or the time limit stopped the run; its state is saved.
+
+    Source: Burda et al. (2016), Eq. 8.
+    """
+    assert model.vae is not None, "only a model with latent variables has importance samples"
+    if samples < 1 or batch < 1:
+        raise ValueError(f"samples {samples}, batch {batch}; accepted: at least 1 each")
+    stop = stop or Stop()
+    kept = growth_samples(samples)
+    done = _load(state, len(kept) + 1)  # rows of (growth..., elbo)
+    began = last_save = time.monotonic()
+    with stopping_signals() as stopped, folded(model), Progress(len(x_uint8), label, "image", len(done)) as progress:
+        for image in range(len(done), len(x_uint8)):
+            piece = slice(image, image + 1)
+            done.append(_image_bounds(model, x_uint8[piece], y_uint8[piece], first + image, kept, seed, batch))
+            progress.update()
+            expired = stop.time_limit is not None and time.monotonic() - began > stop.time_limit
+            interrupted = len(done) < len(x_uint8) and (stopped.is_set() or expired)
+            if state is not None and (interrupted or time.monotonic() - last_save > stop.save_every or len(done) == len(x_uint8)):
+                state.save(len(done), {"values": torch.tensor(done, dtype=torch.float64)}, {}, keep=1)
+                last_save = time.monotonic()
+            if interrupted:
+                reason = "interrupted" if stopped.is_set() else "time limit reached"
+                raise InterruptedTrainingError(f"{label}: {reason} after {len(done)} of {len(x_uint8)} images, run again to resume")
+    values = np.array(done, dtype=np.float64).reshape(-1, len(kept) + 1)
+    return {"iwae": values[:, -2].copy(), "elbo": values[:, -1].copy(), "growth": values[:, :-1].copy()}
+
+
+def _load(state: RollingState | None, columns: int) -> list[list[float]]:
+    saved = state.load() if state is not None else None
+    values = saved[0]["values"] if saved is not None else torch.empty(0, columns)
+    rows: list[list[float]] = values.tolist()
+    return rows
+
+
+def _image_bounds(model: AGAVE, x: Tensor, y: Tensor, image: int, kept: Sequence[int], seed: int, batch: int) -> list[float]:
+    """The bounds of one image with the numbers of samples `kept`, and the mean of all log-weights, nats."""
+    assert model.vae is not None, "only a model with latent variables has importance samples"
+    records = model.vae.encode(x)
+    stream, total, bounds = StreamingLogMeanExp(()), 0.0, []
+    for chunk in np.array_split(np.arange(kept[-1]), -(-kept[-1] // batch)):
+        n = len(chunk)
+        noise = keyed_noise(seed, POSTERIOR, [image] * n, chunk.tolist(), like=model.vae.top)
+        repeated = [BottomUp(*(t.expand(n, -1, -1, -1) for t in (r.mean, r.log_deviation, r.context))) for r in records]
+        y_rows = y.expand(n, -1, -1, -1) if model.pixelcnn_pp is None else None
+        terms = model.terms_given_records(x.expand(n, -1, -1, -1), y_rows, repeated, noise)
+        reconstruction = terms.log_prob_x if terms.log_prob_x is not None else terms.log_prob_y
+        assert reconstruction is not None, "a model has at least one of the two networks"
+        for log_weight in (reconstruction.double() - terms.kl.double()).cpu():  # one by one: the sum does not depend on the chunks
+            stream.update(log_weight)
+            total += float(log_weight)
+            if stream.count in kept:
+                bounds.append(float(stream.result()))
+    return [*bounds, total / kept[-1]]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """The number of a shard, from 1, and how many there are, from "2-of-8".
+
+    Raises:
+        UserError: it is none.
+    """
+    number, found, count = text.partition("-of-")
+    if not (found and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise UserError(f"shard '{text}'; accepted: NUMBER-of-COUNT with NUMBER from 1 to COUNT, for example 2-of-8")
+    return int(number), int(count)
+
+
+def shard_range(number: int, count: int, images: int) -> range:
+    """The images of shard `number` of `count`: consecutive, sizes that differ by at most one.
+
+    Raises:
+        UserError: there are more shards than images.
+    """
+    if count > images:
+        raise UserError(f"{count} shards for {images} images; accepted: 1 to {images}")
+    return range((number - 1) * images // count, number * images // count)
+
+
+def shard_path(folder: Path, number: int, count: int) -> Path:
+    """The file of a shard."""
+    return folder / f"iwae-{number}-of-{count}.npz"
+
+
+def write_shard(path: Path, values: dict[str, Array], first: int, identity: str) -> None:
+    """Write the values of a shard with what they belong to."""
+    write_npz(path, {**values, "first": np.array(first), "identity": np.array(identity)})
+
+
+def gather(folder: Path, count: int, images: int, identity: str) -> dict[str, Array]:
+    """The values of all images from the files of all shards.
+
+    Raises:
+        UserError: a file is missing, damaged, or of another model or another evaluation.
+    """
+    pieces = []
+    for number in range(1, count + 1):
+        path, wanted = shard_path(folder, number, count), shard_range(number, count, images)
+        arrays = read_array_file(path)
+        if set(arrays) != {"iwae", "elbo", "growth", "first", "identity"} or str(arrays["identity"]) != identity:
+            raise UserError(
+                f"{path}: a shard of another model or evaluation; make it again with: agave evaluate --shard {number}-of-{count}"
+            )
+        if int(arrays["first"]) != wanted.start or any(len(arrays[name]) != len(wanted) for name in ("iwae", "elbo", "growth")):
+            raise UserError(f"{path}: not images {wanted.start} to {wanted.stop - 1}, as shard {number} of {count} of {images} images is")
+        pieces.append(arrays)
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in ("iwae", "elbo", "growth")}

@@ -1,0 +1,112 @@
+"""Memory of a forward pass, found by running it on tensors without storage, and the batch that fits into a budget."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from agave.config import Model
+from agave.errors import UserError
+from agave.grid import Cell
+from agave.training.job import make_model
+
+MIB = 2**20
+# What the libraries take besides the tensors, so that peaks measured on a processor lie below the budget (benchmarks/evaluation.py).
+WORKSPACE, LIBRARIES = 1.5, 96 * MIB
+
+
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors made while it is active.
+
+    Attributes:
+        peak: the most that were alive at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._alive = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it made."""
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self._alive += size
+            self.peak = max(self.peak, self._alive)
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._alive -= size
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that an evaluation takes.
+
+    Attributes:
+        fixed: weights, the weights folded out of their normalisation, and what the libraries keep.
+        per_row: for every image or image sample of a forward pass.
+    """
+
+    fixed: int
+    per_row: int
+
+    def batch(self, budget: int, limit: int) -> int:
+        """The largest batch up to `limit` that fits into `budget` bytes.
+
+        Raises:
+            UserError: not even one row fits.
+        """
+        rows = (budget - self.fixed) // self.per_row
+        if rows < 1:
+            least = -(-(self.fixed + self.per_row) // MIB)
+            raise UserError(f"memory {budget // MIB} MiB: one image at a time needs about {least} MiB; accepted: --memory {least} or more")
+        return min(rows, limit)
+
+
+def evaluation_cost(options: Model, image_size: int, cell: Cell) -> Cost:
+    """Memory of evaluating a cell in float32 with likelihoods in float64. Nothing is allocated."""
+    with torch.device("meta"), torch.inference_mode():
+        model = make_model(options, image_size, cell).eval()
+        model.likelihood_dtype = torch.float64
+
+        def peak(batch: int) -> int:
+            x = torch.zeros(batch, 3, image_size, image_size, dtype=torch.uint8)
+            y = torch.zeros(batch, 3, cell.resolution, cell.resolution, dtype=torch.uint8)
+            return peak_bytes(lambda: model(x, y))
+
+        one, two = peak(1), peak(2)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return Cost(fixed=2 * weights + LIBRARIES, per_row=int(WORKSPACE * max(two - one, 1)))
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most bytes of tensors that `run` holds at once, beside those that were there before."""
+    counter = PeakMemory()
+    with counter:
+        run()
+    return counter.peak
+
+
+def default_budget(device: torch.device) -> int:
+    """Bytes that an evaluation may take unless told: 80 % of what is free on a GPU; half of what each core has of the memory."""
+    if device.type == "cuda":
+        return int(0.8 * torch.cuda.mem_get_info(device)[0])
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(0.5 * total / (os.cpu_count() or 1))

@@ -1,0 +1,135 @@
+"""The grid of trained models. One cell is one model; its name is its folder under results/."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from agave.config import Params
+from agave.errors import UserError
+
+Kind = Literal["agave", "vae", "pixelcnn_pp"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained model: AGAVE with its two levers, or one of the baselines of Figure 1.
+
+    Attributes:
+        kind: "agave" (both networks), "vae" (the VAE alone) or "pixelcnn_pp" (the unconditional PixelCNN++ alone).
+        kl_weight: the paper's lambda (agave and vae).
+        levels: colour levels b of the auxiliary image y (agave and vae).
+        resolution: height and width of y, pixels (agave and vae).
+        auxiliary: whether log p(y|z) is part of the objective (agave).
+    """
+
+    kind: Kind = "agave"
+    kl_weight: float = 1.0
+    levels: int = 256
+    resolution: int = 32
+    auxiliary: bool = True
+
+    @property
+    def name(self) -> str:
+        """The folder name, without characters that a shell would change."""
+        if self.kind != "agave":
+            return self.kind
+        weight = f"{self.kl_weight:.6f}".rstrip("0").rstrip(".")  # never 1e-05: "-" separates the parts
+        end = "" if self.auxiliary else "-auxiliary~none"
+        return f"kl_weight~{weight}-levels~{self.levels}-resolution~{self.resolution}{end}"
+
+    @property
+    def has_vae(self) -> bool:
+        """Whether the model has the latent variables."""
+        return self.kind != "pixelcnn_pp"
+
+    @property
+    def has_pixelcnn_pp(self) -> bool:
+        """Whether the model has the autoregressive decoder."""
+        return self.kind != "vae"
+
+
+NAME_PATTERN = r"vae|pixelcnn_pp|kl_weight~[0-9]+(?:[.][0-9]+)?-levels~[0-9]+-resolution~[0-9]+(?:-auxiliary~none)?"
+
+
+def parse(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
+    """The inverse of `Cell.name`.
+
+    Args:
+        name: a cell name, for example "kl_weight~8-levels~256-resolution~32".
+        image_size: height and width of x, pixels: the resolution of the baseline "vae".
+        vae_kl_weight: the KL weight of the baseline "vae".
+
+    Raises:
+        UserError: no cell is named like this.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UserError(
+            f"'{name}' is no cell name; accepted: vae, pixelcnn_pp, or kl_weight~W-levels~B-resolution~R, "
+            "with -auxiliary~none at the end for the model without the auxiliary loss"
+        )
+    if name == "vae":
+        return Cell("vae", kl_weight=vae_kl_weight, resolution=image_size)
+    if name == "pixelcnn_pp":
+        return Cell("pixelcnn_pp", resolution=image_size)
+    values = dict(part.split("~") for part in name.split("-"))
+    cell = Cell(
+        kl_weight=float(values["kl_weight"]),
+        levels=int(values["levels"]),
+        resolution=int(values["resolution"]),
+        auxiliary="auxiliary" not in values,
+    )
+    if cell.levels < 2 or 256 % cell.levels:
+        raise UserError(f"{name}: levels {cell.levels} does not divide 256; accepted: 2, 4, 8, 16, 32, 64, 128, 256")
+    check_resolution(cell.resolution, image_size)
+    return cell
+
+
+def check_resolution(resolution: int, image_size: int) -> None:
+    """Raise UserError unless y can have this resolution for x of this size (pixels)."""
+    if resolution not in (image_size, image_size // 2, image_size // 4):
+        raise UserError(f"resolution {resolution}; accepted: {image_size}, {image_size // 2} or {image_size // 4}")
+
+
+def baselines(params: Params) -> list[Cell]:
+    """The VAE alone and the PixelCNN++ alone (Figure 1 a and b, Table 1)."""
+    # PAPER: the baselines are quoted from their papers there; here they are trained like the joint models, from
+    # the same pretrained weights for the same further steps, so that differences are not differences in training time.
+    size = params.prepare.image_size
+    return [Cell("vae", kl_weight=params.pretrain.vae_kl_weight, resolution=size), Cell("pixelcnn_pp", resolution=size)]
+
+
+def kl_weight_cells(params: Params) -> list[Cell]:
+    """The cells of Figures 3 and 4: y = x, one per KL weight, in rising order."""
+    return [Cell(kl_weight=weight, resolution=params.prepare.image_size) for weight in sorted(params.grid.kl_weights)]
+
+
+def levels_cells(params: Params) -> list[Cell]:
+    """The cells of Figure 5: one per number of colour levels, finest first."""
+    weight, size = params.grid.levels_kl_weight, params.prepare.image_size
+    return [Cell(kl_weight=weight, levels=levels, resolution=size) for levels in sorted(params.grid.levels, reverse=True)]
+
+
+def resolution_cells(params: Params) -> list[Cell]:
+    """The cells of Figure 6 (c, d): one per reduced resolution, largest first."""
+    cells = [Cell(kl_weight=cell.kl_weight, resolution=cell.resolution) for cell in params.grid.resolutions]
+    return sorted(cells, key=lambda cell: (-cell.resolution, cell.kl_weight))
+
+
+def without_auxiliary_cells(params: Params) -> list[Cell]:
+    """The cell without the auxiliary loss, if the grid has one."""
+    weight = params.grid.without_auxiliary_kl_weight
+    return [] if weight is None else [Cell(kl_weight=weight, resolution=params.prepare.image_size, auxiliary=False)]
+
+
+def table_cells(params: Params) -> list[Cell]:
+    """The cells whose importance-sampled bound stands in Table 1 or in the text beside it."""
+    best = Cell(kl_weight=params.grid.table_kl_weight, resolution=params.prepare.image_size)
+    return [baselines(params)[0], best, *resolution_cells(params)]
+
+
+def all_cells(params: Params) -> list[Cell]:
+    """Every cell of the grid once, baselines first."""
+    cells = baselines(params) + kl_weight_cells(params) + levels_cells(params) + resolution_cells(params) + without_auxiliary_cells(params)
+    return list(dict.fromkeys(cells))

@@ -1,0 +1,121 @@
+"""compiled.c on a processor: compiled once a machine by its C compiler, into the user's cache, and called on tensors.
+
+Without a compiler everything runs by torch's own operations: the same results to rounding, a training step takes about a fifth longer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("compiled.c")
+# no -ffast-math: what is not finite must stay so, and the same code gives the same bits
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+class Shape(ctypes.Structure):
+    """The struct of this name in compiled.c."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "left", "right", "top", "bottom")]
+
+
+def cache_folder() -> Path:
+    """Where the compiled library lies."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agave"
+
+
+def _processor() -> str:
+    """What -march=native depends on: one cache may serve machines with different processors."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
+
+
+def build(compiler: str | None = None) -> Path:
+    """Compile compiled.c unless that has been done here.
+
+    Args:
+        compiler: the command; default: $CC, or cc.
+
+    Returns:
+        The library.
+
+    Raises:
+        OSError, subprocess.SubprocessError: there is no compiler, it fails, or the cache cannot be written to.
+    """
+    command = [compiler or os.environ.get("CC") or "cc", *FLAGS]
+    key = hashlib.sha256("\n".join([SOURCE.read_text(), *command, platform.machine(), _processor()]).encode()).hexdigest()[:16]
+    library = cache_folder() / f"kernels-{key}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            made = Path(folder) / library.name
+            subprocess.run([*command, str(SOURCE), "-o", str(made), "-lm"], check=True, capture_output=True, timeout=120)
+            made.replace(library)
+    return library
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be had, which stderr is told, or are not wanted (AGAVE_KERNELS=0)."""
+    if os.environ.get("AGAVE_KERNELS") == "0":
+        return None
+    try:
+        return ctypes.CDLL(str(build()))
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"note: no compiled kernels ({error}); torch's own operations take their place, which is slower", file=sys.stderr)
+        return None
+
+
+def serve(*tensors: Tensor, channels_last: bool = True) -> bool:
+    """Whether the kernels can be called on these: on the processor, of one type that they know, dense, in one order in memory.
+
+    Args:
+        tensors: to be asked about.
+        channels_last: whether that order must be channels last.
+    """
+    first = tensors[0]
+    if first.device.type != "cpu" or first.dtype not in SUFFIXES or type(first) is not Tensor or torch.compiler.is_compiling():
+        return False
+    if channels_last:
+        fits = all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+    else:
+        dense = first.is_contiguous() or first.is_contiguous(memory_format=torch.channels_last)
+        fits = dense and all(t.stride() == first.stride() for t in tensors)
+    return fits and all(t.dtype == first.dtype for t in tensors) and library() is not None
+
+
+def call(name: str, *arguments: Tensor | Shape | float | int | None) -> None:
+    """Run a kernel for the type of its first tensor; None stands for a missing one.
+
+    Args:
+        name: as in compiled.c, without the type.
+        arguments: in its order, but for the number of threads, which is torch's.
+    """
+    kernels = library()
+    assert kernels is not None, "serve says whether there are kernels"
+    first = next(one for one in arguments if isinstance(one, Tensor))
+    converted: list[Any] = [_converted(one) for one in arguments]
+    getattr(kernels, f"{name}_{SUFFIXES[first.dtype]}")(*converted, ctypes.c_int(torch.get_num_threads()))
+
+
+def _converted(value: Tensor | Shape | float | int | None) -> Any:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    return ctypes.c_float(value) if isinstance(value, float) else value

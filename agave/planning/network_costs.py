@@ -1,0 +1,190 @@
+"""What the networks cost, from their sizes alone: parameters, arithmetic and memory. Pure functions, without torch.
+
+Snakemake sizes its jobs with these numbers before anything runs, and `agave plan` and `agave summary` print them. The lists
+of convolutions below repeat what pixelcnn_pp.py and vae.py build; a test holds them to what torch counts in the real networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agave.config import Params, PixelCNNppModel, VAEModel
+from agave.grid import Cell
+
+VALUES_KEPT, LIKELIHOOD_OF_X, LIKELIHOOD_OF_Y = 1.1, 60, 9
+"""Numbers that a training step keeps for its backward pass: for each number that a convolution reads (its input, and here and there
+what that was made from), for each pixel and mixture component of x, and for each value of y. Fitted to the four presets, where
+they are within an eighth; `agave summary` counts what the joint model keeps."""
+
+KEPT_BYTES = {"float32": 4.0, "bfloat16": 2.2}
+"""Bytes of such a number by `compute.precision`, as torch keeps them on a processor; more than two in bfloat16, because the
+densities of the latent variables and the likelihoods stay float32. An estimate for a GPU."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One weight-normalised convolution.
+
+    Attributes:
+        inputs: channels.
+        outputs: channels.
+        taps: of the kernel, height times width.
+        places: grid points at which the kernel is applied, for one image.
+        reads: grid points of its input.
+    """
+
+    inputs: int
+    outputs: int
+    taps: int
+    places: int
+    reads: int
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers: direction, gain and bias."""
+        return self.inputs * self.outputs * self.taps + 2 * self.outputs
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one forward pass of one image."""
+        return self.inputs * self.outputs * self.taps * self.places
+
+
+def encoder(options: VAEModel, image_size: int) -> Iterator[Convolution]:
+    """The bottom-up pass of the VAE."""
+    h, z, grid = options.hidden, options.latent, image_size // 2
+    yield Convolution(3, h, 25, grid**2, image_size**2)
+    for level in range(options.depth):
+        places = (grid >> level) ** 2
+        for block in range(options.blocks):
+            halves = level > 0 and block == 0
+            yield Convolution(h, 2 * z + 2 * h, 9, places, 4 * places if halves else places)
+            yield Convolution(h, h, 9, places, places)
+
+
+def decoder(options: VAEModel, image_size: int, resolution: int) -> Iterator[Convolution]:
+    """The top-down pass of the VAE with the flows of the posterior, as it trains and is evaluated."""
+    h, z, grid = options.hidden, options.latent, image_size // 2
+    for level in range(options.depth):
+        places = (grid >> level) ** 2
+        for _ in range(options.blocks):
+            for inputs, outputs in ((h, 4 * z + 2 * h), (z, h), (h, h), (h, z), (h, z), (h + z, h)):
+                yield Convolution(inputs, outputs, 9, places, places)
+    yield Convolution(h, 3, 25, min(grid, resolution) ** 2, grid**2)
+
+
+def pixelcnn_pp(options: PixelCNNppModel, image_size: int) -> Iterator[Convolution]:
+    """The PixelCNN++ without its feature stream."""
+    f, finest = options.filters, image_size**2
+    for taps in (6, 3, 2):
+        yield Convolution(4, f, taps, finest, finest)
+    for places, down in _blocks(options, image_size):
+        for taps, skip in ((6, f if down else 0), (4, 2 * f if down else f)):  # u, ul
+            yield Convolution(2 * f, f, taps, places, places)
+            if skip:
+                yield Convolution(2 * skip, f, 1, places, places)
+            yield Convolution(2 * f, 2 * f, taps, places, places)
+    for coarse in _coarse_grids(options, image_size):
+        for taps in (6, 4):  # u, ul
+            yield Convolution(f, f, taps, coarse, 4 * coarse)  # to the coarse grid
+            yield Convolution(f, f, taps, coarse, coarse)  # and back, transposed
+    yield Convolution(f, 10 * options.mixtures, 1, finest, finest)
+
+
+def feature_stream(options: PixelCNNppModel, image_size: int) -> Iterator[Convolution]:
+    """What conditions the PixelCNN++ on f(z): the stream and its injections into both streams of every block."""
+    f, c, finest = options.filters, options.stream_channels, image_size**2
+    yield Convolution(3, c, 9, finest, finest)
+    for places, _ in _blocks(options, image_size):
+        yield Convolution(c, c, 9, places, places)
+        yield Convolution(c, 2 * f, 1, places, places)
+        yield Convolution(c, 2 * f, 1, places, places)
+    for coarse in _coarse_grids(options, image_size):
+        yield Convolution(c, c, 9, coarse, 4 * coarse)
+        yield Convolution(c, c, 9, coarse, coarse)
+
+
+def _blocks(options: PixelCNNppModel, image_size: int) -> Iterator[tuple[int, bool]]:
+    """Grid points of every gated block, and whether it lies on the way back, where it has a skip input more."""
+    for s in range(options.resolutions):
+        places = (image_size >> s) ** 2
+        coarsest = s == options.resolutions - 1
+        yield from [(places, False)] * options.resnets
+        yield from [(places, True)] * (options.resnets + (0 if coarsest else 1))
+
+
+def _coarse_grids(options: PixelCNNppModel, image_size: int) -> list[int]:
+    return [(image_size >> s) ** 2 for s in range(1, options.resolutions)]
+
+
+def parts(params: Params, cell: Cell) -> dict[str, list[Convolution]]:
+    """The convolutions of a cell's model, by part."""
+    size, found = params.prepare.image_size, {}
+    if cell.has_vae:
+        found["encoder"] = list(encoder(params.model.vae, size))
+        found["decoder"] = list(decoder(params.model.vae, size, cell.resolution))
+    if cell.has_pixelcnn_pp:
+        found["PixelCNN++"] = list(pixelcnn_pp(params.model.pixelcnn_pp, size))
+    if cell.has_vae and cell.has_pixelcnn_pp:
+        found["feature stream"] = list(feature_stream(params.model.pixelcnn_pp, size))
+    return found
+
+
+def parameters(params: Params, cell: Cell) -> dict[str, int]:
+    """Trainable numbers by part: of the VAE, the PixelCNN++ and its feature stream, as far as the cell has them."""
+    found = {name: sum(layer.parameters for layer in layers) for name, layers in parts(params, cell).items()}
+    if cell.has_vae:
+        top_and_scales = params.model.vae.hidden + 3
+        found = {"VAE": found.pop("encoder") + found.pop("decoder") + top_and_scales} | found
+    return found
+
+
+def multiply_adds(params: Params, cell: Cell) -> dict[str, int]:
+    """Of the convolutions, one forward pass of one image, by part."""
+    return {name: sum(layer.multiply_adds for layer in layers) for name, layers in parts(params, cell).items()}
+
+
+def kept_bytes(params: Params, cell: Cell) -> int:
+    """Estimate of what a training step keeps for its backward pass, bytes per image, weights not among it."""
+    reads = sum(layer.inputs * layer.reads for layers in parts(params, cell).values() for layer in layers)
+    likelihoods = 0
+    if cell.has_vae:
+        likelihoods += LIKELIHOOD_OF_Y * 3 * cell.resolution**2
+    if cell.has_pixelcnn_pp:
+        likelihoods += LIKELIHOOD_OF_X * params.model.pixelcnn_pp.mixtures * params.prepare.image_size**2
+    return round(KEPT_BYTES[params.compute.precision] * VALUES_KEPT * reads + 4 * likelihoods)
+
+
+def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int:
+    """Estimate of what a forward pass without gradients holds at its peak, bytes per image: float32, the likelihood of x float64."""
+    size, vae, cnn = params.prepare.image_size, params.model.vae, params.model.pixelcnn_pp
+    values = 0
+    if cell.has_vae:
+        grids = [(size >> level) ** 2 for level in range(1, vae.depth + 1)]
+        values += (2 * vae.latent + 2 * vae.hidden) * vae.blocks * sum(grids)  # what the bottom-up pass leaves for the top-down pass
+        values += 10 * (vae.hidden + 2 * vae.latent) * grids[0]  # one layer
+    if cell.has_pixelcnn_pp:
+        blocks = list(_blocks(cnn, size))
+        skips = size**2 + sum(_coarse_grids(cnn, size)) + sum(places for places, down in blocks if not down)
+        values += 2 * cnn.filters * skips + 10 * cnn.filters * size**2  # skip connections, and one block
+        values += 2 * 3 * 10 * cnn.mixtures * size**2 if likelihood else 0
+        if cell.has_vae:
+            values += cnn.stream_channels * sum(places for places, _ in blocks)
+    return 4 * values
+
+
+def cache_bytes(params: Params, cell: Cell) -> int:
+    """Estimate of the sampler's caches, bytes per image: two rows of what every convolution reads, and all injections."""
+    size, cnn = params.prepare.image_size, params.model.pixelcnn_pp
+    if not cell.has_pixelcnn_pp:
+        return 0
+    rows = sum(2 * layer.inputs * math.isqrt(layer.reads) for layer in pixelcnn_pp(cnn, size) if layer.taps > 1)
+    injections = sum(2 * 2 * cnn.filters * places for places, _ in _blocks(cnn, size)) if cell.has_vae else 0
+    return 4 * (rows + injections)
+
+
+def horizontal_steps(options: PixelCNNppModel, image_size: int) -> int:
+    """Gated blocks of the horizontal stream that the cached sampler computes one after another for an image."""
+    return sum(places for places, _ in _blocks(options, image_size))

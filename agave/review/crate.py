@@ -1,0 +1,150 @@
+"""A folder for deposit: the workflow, the small results of a preset, and a Workflow Run RO-Crate that says how each was made."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agave.config import Params
+from agave.errors import UserError
+from agave.provenance.jobs import Job, read, small_files
+
+METADATA = "ro-crate-metadata.json"
+MADE_BY = "Written by `agave crate` from the run records."
+COPIED = ("Snakefile", "params.yaml", "claims.yaml", "dvc.yaml", "LICENSE", "README.md", "CITATION.cff")
+
+
+def write_crate(params: Params, preset: str, results: Path, output: Path, checkout: Path = Path()) -> int:
+    """Write the crate of a preset; the same results give the same bytes.
+
+    Args:
+        params: the parameters of the preset.
+        preset: its name.
+        results: results/<preset>.
+        output: folder to write; a crate that this function wrote there before is replaced as a whole.
+        checkout: folder of the Snakefile.
+
+    Returns:
+        Number of jobs that it describes.
+
+    Raises:
+        UserError: a run record or file is missing or is not the one that the others speak of, or `output` holds something else.
+    """
+    _check_output(output)
+    jobs = read(params, preset, results)
+    files = _files(preset, results, checkout)
+    try:
+        _write(_describe(preset, jobs, files, checkout), output)
+    except OSError as error:
+        raise UserError(f"{output}: not written ({error.strerror or error}); accepted: a folder that can be written to") from error
+    return len(jobs)
+
+
+def _write(crate: Any, output: Path) -> None:
+    """Write the crate beside its place first, so that what is there is whole."""
+    parent = output.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=parent) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
+        crate.write(new)
+        if output.exists():
+            output.rename(old)
+        try:
+            new.rename(output)
+        except OSError:
+            if old.exists():
+                old.rename(output)
+            raise
+
+
+def _check_output(output: Path) -> None:
+    """Nothing but an earlier crate is replaced, and that only if nobody has added a file to it."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    accepted = "accepted: a new folder, or a crate that `agave crate` wrote"
+    try:
+        entities = {entity["@id"]: entity for entity in json.loads((output / METADATA).read_text())["@graph"]}
+        made_here = entities[METADATA]["description"] == MADE_BY
+    except (OSError, ValueError, KeyError, TypeError):
+        made_here = False
+    if not made_here:
+        raise UserError(f"--output {output}: holds something else; {accepted}")
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output).as_posix()
+        if not path.is_dir() and name not in entities:
+            raise UserError(f"--output {output}: {name} is not part of the crate there and would be lost; {accepted}")
+
+
+def _files(preset: str, results: Path, checkout: Path) -> dict[str, Path]:
+    """What goes into the crate, as {path there: path here}."""
+    files = {name: checkout / name for name in COPIED}
+    for path in sorted((checkout / "workflow").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            files[path.relative_to(checkout).as_posix()] = path
+    for name, path in files.items():
+        if not path.is_file():
+            raise UserError(f"{path}: missing; accepted: the folder of a checkout, where {name} lies, as working directory")
+    return files | {f"results/{preset}/{name}": results / name for name in small_files(results)}
+
+
+def _describe(preset: str, jobs: list[Job], files: dict[str, Path], checkout: Path) -> Any:
+    from rocrate.rocrate import ROCrate
+
+    from agave.review.crate_entities import CONTEXT, PROFILES, WORKFLOW_PROFILE, Entities, add_runs, single, time
+
+    citation = yaml.safe_load((checkout / "CITATION.cff").read_text())
+    crate = ROCrate(version="1.1")
+    crate.metadata.extra_contexts.append(CONTEXT)
+    crate.metadata["description"] = MADE_BY
+    entities = Entities(crate, preset, citation.get("repository-code"))
+    for path, source in files.items():
+        entities.file(path, source)
+    _check_checkout(jobs, entities.digests)
+    root = crate.root_dataset
+    root["name"] = f"{citation['title']}: results of the preset {preset}"
+    root["description"] = (
+        f"The Snakemake workflow and what it computed with the preset {preset}: bounds, samples, tables, figures and verdicts, each with "
+        "the command, parameters, inputs, versions, times and git commit that made it. Images and weights are not included; their "
+        "paths and SHA-256 are. The source of the package agave is that of the git commits named in the actions."
+    )
+    root["datePublished"] = time(max(job.ended for job in jobs))
+    root["keywords"] = ["generative model", "variational autoencoder", "PixelCNN++", "reproducibility"]
+    licence = "https://spdx.org/licenses/" + citation["license"]
+    root["license"] = entities.add(licence, "CreativeWork", name=citation["license"], description="The text is in LICENSE.")
+    names = [author.get("name") or f"{author['given-names']} {author['family-names']}" for author in citation["authors"]]
+    authors = [
+        entities.add(f"#author-{number}", "Organization" if "name" in author else "Person", name=name)
+        for number, (author, name) in enumerate(zip(citation["authors"], names, strict=True), start=1)
+    ]
+    root["author"] = single(authors)
+    for identifier, (name, version) in PROFILES.items():
+        entities.add(identifier, "CreativeWork", name=name, version=version)
+    entities.add(WORKFLOW_PROFILE, "CreativeWork", name="Bioschemas ComputationalWorkflow", version="1.0-RELEASE")
+    root["conformsTo"] = [{"@id": identifier} for identifier in PROFILES]
+    for name, path in (("README.md", "./"), ("CITATION.cff", "./"), ("LICENSE", licence)):
+        crate.dereference(name)["about"] = {"@id": path}
+    workflow = crate.mainEntity
+    workflow["name"] = citation["title"]
+    workflow["license"], workflow["creator"] = root["license"], root["author"]
+    if entities.url:
+        workflow["url"] = entities.url
+    crate.dereference(f"results/{preset}/trainings/history.csv")["isBasedOn"] = [
+        entities.reference(f"results/{preset}/{path}", digest)
+        for job in jobs
+        for path, digest in job.outputs().items()
+        if job.step in ("pretrain", "joint") and path.endswith("/history.csv")
+    ]
+    add_runs(entities, jobs)
+    return crate
+
+
+def _check_checkout(jobs: list[Job], digests: dict[str, str]) -> None:
+    """The files of the checkout that the jobs read, as claims.yaml, are those that go into the crate."""
+    for job in jobs:
+        for path, digest in job.inputs.values():
+            if digests.get(path, digest) != digest:
+                raise UserError(f"{path}: has changed since {job.name} was made from it; make that anew with: snakemake all --cores all")

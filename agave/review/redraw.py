@@ -1,0 +1,121 @@
+"""Tables, figures and claims once more, from the small files in git, and what of them comes out otherwise."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from agave import claims, figures, tables
+from agave.config import Params
+from agave.results import CLAIMS, CLAIMS_PAGE
+from agave.runtime.progress import Progress
+
+SOURCES = ("prepare", "trainings", "evaluate", "sample")  # what is drawn from; the rest of the folder is drawn
+
+# Rounding differs between processors and libraries: the numbers of a csv file may by this much, and the pixels of a figure by one
+# level of 256 in the mean.
+RELATIVE, ABSOLUTE = 1e-5, 1e-9
+MEAN_LEVELS = 1.0
+
+
+def redraw(params: Params, preset: str, results: Path, to: Path, claims_file: Path) -> list[claims.Decision]:
+    """Write every table, figure and claim of `results` below another folder, which is given links to what they are drawn from.
+
+    Args:
+        params: the parameters of the preset.
+        preset: its name.
+        results: results/<preset>.
+        to: an empty folder.
+        claims_file: claims.yaml.
+
+    Returns:
+        The claims as decided now.
+
+    Raises:
+        UserError: what a table or figure needs is missing or damaged.
+    """
+    for name in SOURCES:
+        (to / name).symlink_to((results / name).resolve(), target_is_directory=True)
+    with Progress(len(figures.NAMES) + 2, "redraw", "file") as progress:
+        tables.write_tables(params, preset, to)
+        progress.update(1, "tables")
+        for name in figures.NAMES:
+            figures.draw(name, params, preset, to)
+            progress.update(1, f"figure {name}")
+        decisions = claims.write_claims(params, preset, to, claims_file)
+        progress.update(1, "claims")
+    return decisions
+
+
+def drawn() -> list[str]:
+    """What `redraw` writes, relative to results/<preset>/."""
+    return [
+        *(f"tables/{name}" for name in tables.FILES),
+        *(path for name in figures.NAMES for path in figures.outputs(name)),
+        CLAIMS,
+        CLAIMS_PAGE,
+    ]
+
+
+def differences(results: Path, again: Path) -> Iterator[tuple[str, str]]:
+    """Files that came out otherwise: (path, how they differ). A PDF that differs is judged by the PNG of the same figure.
+
+    Args:
+        results: results/<preset>.
+        again: the folder that `redraw` wrote to.
+    """
+    for path in drawn():
+        old, new = results / path, again / path
+        if not old.is_file():
+            yield path, "missing"
+        elif old.read_bytes() != new.read_bytes():
+            found = _COMPARED.get(old.suffix, _text)(old, new)
+            if found:
+                yield path, found
+
+
+def _text(old: Path, new: Path) -> str:
+    first, second = (file.read_text(encoding="utf-8", errors="replace").splitlines() for file in (old, new))
+    number = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return f"line {number + 1} differs"
+
+
+def _csv(old: Path, new: Path) -> str:
+    first, second = (list(csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines())) for file in (old, new))
+    if [len(row) for row in first] != [len(row) for row in second]:
+        return "other rows or columns"
+    for number, (one, other) in enumerate(zip(first, second, strict=True), start=1):
+        for a, b in zip(one, other, strict=True):
+            if not _same(a, b):
+                return f"line {number}: {a} there, {b} now"
+    return ""
+
+
+def _same(a: str, b: str) -> bool:
+    try:
+        return a == b or math.isclose(float(a), float(b), rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    except ValueError:
+        return False
+
+
+def _npz(old: Path, new: Path) -> str:
+    with np.load(old, allow_pickle=False) as first, np.load(new, allow_pickle=False) as second:
+        same = sorted(first.files) == sorted(second.files) and all(np.array_equal(first[key], second[key]) for key in first.files)
+    return "" if same else "other images"
+
+
+def _png(old: Path, new: Path) -> str:
+    with Image.open(old) as first, Image.open(new) as second:
+        if first.size != second.size:
+            return f"{first.size[0]}x{first.size[1]} pixels there, {second.size[0]}x{second.size[1]} now"
+        before, now = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (first, second))
+    mean = float(np.abs(before - now).mean())
+    return "" if mean <= MEAN_LEVELS else f"another picture: {mean:.3g} levels of 256 in the mean"
+
+
+_COMPARED: dict[str, Callable[[Path, Path], str]] = {".csv": _csv, ".npz": _npz, ".png": _png, ".pdf": lambda old, new: ""}

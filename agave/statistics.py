@@ -1,0 +1,51 @@
+"""The uncertainty of a mean over test images and training seeds, defined once for tables, figures and claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+FORMULA = "sqrt(mean over seeds of (standard error over images)² + variance over seeds / number of seeds)"
+"""`standard_error` in words, for captions."""
+
+
+def standard_error_of_images(values: Sequence[float]) -> float | None:
+    """Return the standard error of a mean over images.
+
+    Args:
+        values: one a test image, of one model.
+
+    Returns:
+        Standard deviation (n - 1 in the denominator) / sqrt(n), in the unit of the values; None for a single image.
+    """
+    images = len(values)
+    if images < 2:
+        return None
+    mean = math.fsum(values) / images
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (images - 1) / images)
+
+
+def standard_error(means: Sequence[float], of_images: Sequence[float]) -> float:
+    """Return the standard error of a mean over images and seeds.
+
+    All seeds are measured on the same images, so the error that comes from the choice of the images does not shrink with the
+    number of seeds; the error that comes from training does. Added in quadrature:
+    sqrt(mean_s(of_images_s^2) + variance_s(mean_s) / S), the second term only for S > 1.
+
+    Args:
+        means: over images, one a seed.
+        of_images: standard errors over images, one a seed, in the same unit.
+
+    Returns:
+        The standard error, in the same unit.
+
+    Raises:
+        ValueError: there are no seeds, or the lengths differ.
+    """
+    seeds = len(means)
+    if seeds == 0 or len(of_images) != seeds:
+        raise ValueError(f"{seeds} means and {len(of_images)} standard errors; accepted: one of each for every seed")
+    mean = math.fsum(means) / seeds
+    images = math.fsum(error**2 for error in of_images) / seeds
+    trainings = math.fsum((value - mean) ** 2 for value in means) / (seeds - 1) / seeds if seeds > 1 else 0.0
+    return math.sqrt(images + trainings)
