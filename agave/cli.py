@@ -107,7 +107,7 @@ def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, *
         return
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
     place = place_of("pretrain", **arguments)
-    from agave.training.job import pretrain as run
+    from agave.steps.pretrain import run
 
     run(params, part, resolution, seed, data, output, place)
 
@@ -128,9 +128,9 @@ def joint(params: Params, cell: str, vae: Path | None, pixelcnn_pp: Path | None,
         return
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
     place = place_of("joint", **arguments)
-    from agave.training.job import joint as run
+    from agave.steps.joint import run
 
-    run(params, found, seed, data, vae, pixelcnn_pp, output, place)
+    run(params, found, seed, data, {"vae": vae, "pixelcnn_pp": pixelcnn_pp}, output, place)
 
 
 @main.command()
@@ -152,17 +152,16 @@ def evaluate(params: Params, cell: str, iwae: bool, shard: str | None, gather: i
     ):
         return
     from agave.evaluation.importance import parse_shard
-    from agave.steps.evaluate import Options, evaluate_iwae, gather_iwae
-    from agave.steps.evaluate import evaluate as run
+    from agave.steps.evaluate import Evaluation, Options, evaluate_bound, evaluate_iwae, gather_iwae
 
     memory, precision = arguments.pop("memory"), arguments.pop("precision")
     seed, data, model, output = (arguments.pop(name) for name in ("seed", "data", "model", "output"))
-    where = params, found, seed, data, model, output
-    if gather:
-        gather_iwae(*where, gather, precision)
-        return
     options = Options(parse_shard(shard) if shard else None, None if memory is None else memory * 2**20, precision)
-    (evaluate_iwae if iwae else run)(*where, place_of("evaluate", **arguments), options)
+    evaluation = Evaluation(params, found, seed, data, model, output, options)
+    if gather:
+        gather_iwae(evaluation, gather)
+        return
+    (evaluate_iwae if iwae else evaluate_bound)(evaluation, place_of("evaluate", **arguments))
 
 
 @main.command()
@@ -173,7 +172,7 @@ def sample(params: Params, cell: str, dry_run: bool, model: Path, **arguments: A
     found = cell_of(params, cell)
     if only_shown(dry_run, blocks_of(params, "model", "compute", "sample"), cell=cell, model=model, **arguments):
         return
-    from agave.sampling import draw as run
+    from agave.steps.sample import run
 
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
     run(params, found, seed, data, model, output, place_of("sample", **arguments))

@@ -163,7 +163,7 @@ def place_of(
     """Where a training or evaluation runs (`agave.runs.Place`), in as many processes as there are devices."""
     _launch(devices)
     from agave.provenance.code_digest import digest
-    from agave.training.job import Place
-    from agave.training.loop import Stop
+    from agave.runtime.devices import Place
+    from agave.runtime.interruption import Stop
 
     return Place(state=state_dir, device=device, threads=threads, stop=Stop(**limits), source=digest(step), tensorboard=tensorboard)

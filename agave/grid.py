@@ -40,6 +40,11 @@ class Cell:
         return f"kl_weight~{weight}-levels~{self.levels}-resolution~{self.resolution}{end}"
 
     @property
+    def system(self) -> str:
+        """The name of its system in `agave.models.SYSTEMS`."""
+        return "vae_iaf" if self.kind == "vae" else self.kind
+
+    @property
     def has_vae(self) -> bool:
         """Whether the model has the latent variables."""
         return self.kind != "pixelcnn_pp"

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from agave.bounds import Terms, objective
 from agave.config import Params
 from agave.likelihoods import discretized_logistic_log_prob
+from agave.models.interface import Terms
 from agave.models.pixelcnn_pp import PixelCNNpp
-from agave.models.vae_iaf import VAE
+from agave.models.vae_iaf import VAEIAF
+from agave.objective import objective
+from agave.random_numbers import StepNumbers
 
 
 def _gradients(params: Params, by_features: bool) -> dict[str, Tensor]:
@@ -75,8 +77,8 @@ def dependent_values(params: Params) -> dict[str, float]:
     """How many terms of log p(y|z) change when another value of y does, given a z drawn from the prior."""
     size, sizes = params.prepare.image_size, params.model.vae
     torch.manual_seed(0)
-    vae = VAE(size, size, sizes.depth, sizes.blocks, sizes.hidden, sizes.latent)
-    mean, _ = vae.decode(None, 1, vae.noise())
+    vae = VAEIAF(size, size, sizes.depth, sizes.blocks, sizes.hidden, sizes.latent)
+    mean, _ = vae.decode(None, vae.latent_noise(1, StepNumbers()))
     y = torch.randint(0, 256, mean.shape, dtype=torch.uint8)
     other = y.clone()
     other[0, 1, size // 2, size // 2] ^= 255

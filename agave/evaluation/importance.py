@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from agave.bounds import StreamingLogMeanExp
 from agave.data.arrays import read_array_file, write_npz
 from agave.errors import UserError
-from agave.folding import folded
-from agave.models.agave import AGAVE
-from agave.models.vae_iaf import BottomUp
-from agave.noise import POSTERIOR, keyed_noise
+from agave.models.interface import LikelihoodModel
+from agave.models.layers import folded
+from agave.random_numbers import POSTERIOR, KeyedNumbers
 from agave.runtime.checkpoints import RollingState
+from agave.runtime.interruption import InterruptedWorkError, Stop, stopping_signals
 from agave.runtime.progress import Progress
-from agave.training.loop import InterruptedTrainingError, Stop, stopping_signals
 
 Array = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ def growth_samples(samples: int) -> list[int]:
 
 @torch.inference_mode()
 def iwae_bounds(
-    model: AGAVE,
+    model: LikelihoodModel,
     x_uint8: Tensor,
     y_uint8: Tensor,
     *,
@@ -71,11 +71,10 @@ def iwae_bounds(
 
     Raises:
         ValueError: `samples` or `batch` is below 1.
-        InterruptedTrainingError: a signal or the time limit stopped the run; its state is saved.
+        InterruptedWorkError: a signal or the time limit stopped the run; its state is saved.
 
     Source: Burda et al. (2016), Eq. 8.
     """
-    assert model.vae is not None, "only a model with latent variables has importance samples"
     if samples < 1 or batch < 1:
         raise ValueError(f"samples {samples}, batch {batch}; accepted: at least 1 each")
     stop = stop or Stop()
@@ -94,7 +93,7 @@ def iwae_bounds(
                 last_save = time.monotonic()
             if interrupted:
                 reason = "interrupted" if stopped.is_set() else "time limit reached"
-                raise InterruptedTrainingError(f"{label}: {reason} after {len(done)} of {len(x_uint8)} images, run again to resume")
+                raise InterruptedWorkError(f"{label}: {reason} after {len(done)} of {len(x_uint8)} images, run again to resume")
     values = np.array(done, dtype=np.float64).reshape(-1, len(kept) + 1)
     return {"iwae": values[:, -2].copy(), "elbo": values[:, -1].copy(), "growth": values[:, :-1].copy()}
 
@@ -106,20 +105,17 @@ def _load(state: RollingState | None, columns: int) -> list[list[float]]:
     return rows
 
 
-def _image_bounds(model: AGAVE, x: Tensor, y: Tensor, image: int, kept: Sequence[int], seed: int, batch: int) -> list[float]:
-    """The bounds of one image with the numbers of samples `kept`, and the mean of all log-weights, nats."""
-    assert model.vae is not None, "only a model with latent variables has importance samples"
-    records = model.vae.encode(x)
+def _image_bounds(model: LikelihoodModel, x: Tensor, y: Tensor, image: int, kept: Sequence[int], seed: int, batch: int) -> list[float]:
+    """Return the bounds of one image with the numbers of samples `kept`, and the mean of all log-weights, nats."""
+    encoding = model.encode(x)
     stream, total, bounds = StreamingLogMeanExp(()), 0.0, []
     for chunk in np.array_split(np.arange(kept[-1]), -(-kept[-1] // batch)):
         n = len(chunk)
-        noise = keyed_noise(seed, POSTERIOR, [image] * n, chunk.tolist(), like=model.vae.top)
-        repeated = [BottomUp(*(t.expand(n, -1, -1, -1) for t in (r.mean, r.log_deviation, r.context))) for r in records]
-        y_rows = y.expand(n, -1, -1, -1) if model.pixelcnn_pp is None else None
-        terms = model.terms_given_records(x.expand(n, -1, -1, -1), y_rows, repeated, noise)
-        reconstruction = terms.log_prob_x if terms.log_prob_x is not None else terms.log_prob_y
-        assert reconstruction is not None, "a model has at least one of the two networks"
-        for log_weight in (reconstruction.double() - terms.kl.double()).cpu():  # one by one: the sum does not depend on the chunks
+        noise = model.draw_noise(n, KeyedNumbers(seed, POSTERIOR, [image] * n, chunk.tolist()))
+        repeated, x_rows = tree_map(lambda tensor, n=n: tensor.expand(n, *tensor.shape[1:]), (encoding, x))
+        y_rows = y.expand(n, *y.shape[1:]) if model.likelihood_of == "y" else None
+        terms = model.terms(repeated, x_rows, y_rows, noise)
+        for log_weight in terms.log_prob.double().cpu():  # one by one: the sum does not depend on the chunks
             stream.update(log_weight)
             total += float(log_weight)
             if stream.count in kept:

@@ -12,10 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agave.config import Model
+from agave.config import Params
 from agave.errors import UserError
 from agave.grid import Cell
-from agave.training.job import make_model
+from agave.models import make_model
 
 MIB = 2**20
 # What the libraries take besides the tensors, so that peaks measured on a processor lie below the budget (benchmarks/evaluation.py).
@@ -80,10 +80,11 @@ class Cost:
         return min(rows, limit)
 
 
-def evaluation_cost(options: Model, image_size: int, cell: Cell) -> Cost:
-    """Memory of evaluating a cell in float32 with likelihoods in float64. Nothing is allocated."""
+def evaluation_cost(params: Params, cell: Cell) -> Cost:
+    """Return the memory of evaluating a cell in float32 with likelihoods in float64. Nothing is allocated."""
+    image_size = params.prepare.image_size
     with torch.device("meta"), torch.inference_mode():
-        model = make_model(options, image_size, cell).eval()
+        model = make_model(cell.system, params, image_size, resolution=cell.resolution, levels=cell.levels).eval()
         model.likelihood_dtype = torch.float64
 
         def peak(batch: int) -> int:

@@ -2,65 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from agave.bounds import Terms, free_bits
-from agave.config import Model
-from agave.likelihoods import discretized_logistic_log_prob, mixture_log_prob
-from agave.models.layers import Checkpointed
+from agave.config import Model, Sample
+from agave.likelihoods import mixture_log_prob
+from agave.models.interface import Noise, Terms, scale_to_unit
 from agave.models.pixelcnn_pp import PixelCNNpp
-from agave.models.vae_iaf import VAE, BottomUp, Noise
+from agave.models.vae_iaf import Encoding, LatentModel, as_image
+from agave.random_numbers import PIXELS, PIXELS_GIVEN_POSTERIOR, PIXELS_GIVEN_PRIOR, RandomNumbers, StepNumbers
+from agave.sampling import sample
 
 
-def scale_to_unit(x_uint8: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """8-bit values to [-1, 1]: (v - 127.5) / 127.5."""
-    return (x_uint8.to(dtype) - 127.5) / 127.5
-
-
-class AGAVE(nn.Module):
-    """Both networks, or one of them alone: the same class is pretrained, joined and evaluated.
+class AGAVE(LatentModel):
+    """The paper's model: p(x, y, z) = p(z) p(y | f(z)) p(x | f(z)), trained by Eq. 7.
 
     Args:
         options: sizes and choices, the block `model` of params.yaml.
         image_size: height and width of x, pixels.
-        resolution: height and width of y, pixels.
+        resolution: height and width of y, pixels; None: those of x.
         levels: colour levels b of y.
-        has_vae: whether there are latent variables.
-        has_pixelcnn_pp: whether there is an autoregressive decoder; with a VAE it is conditioned on f(z).
 
     Source: AGAVE paper, section 3.2, Figure 2.
     """
 
-    def __init__(
-        self, options: Model, image_size: int, *, resolution: int, levels: int = 256, has_vae: bool = True, has_pixelcnn_pp: bool = True
-    ) -> None:
-        super().__init__()
-        self.options, self.image_size, self.levels = options, image_size, levels
-        self.likelihood_dtype = torch.float32  # at least; evaluation sets float64
-        vae, pixelcnn_pp = options.vae, options.pixelcnn_pp
-        self.vae = (
-            VAE(image_size, resolution, vae.depth, vae.blocks, vae.hidden, vae.latent, published_init=vae.published_init)
-            if has_vae
-            else None
-        )
-        self.pixelcnn_pp = (
-            PixelCNNpp(
-                pixelcnn_pp.filters,
-                pixelcnn_pp.resnets,
-                pixelcnn_pp.mixtures,
-                pixelcnn_pp.resolutions,
-                feature_channels=3 if has_vae else 0,
-                stream_channels=pixelcnn_pp.stream_channels,
-                dropout=pixelcnn_pp.dropout,
-            )
-            if has_pixelcnn_pp
-            else None
-        )
+    system = "agave"
+    parts = ("vae", "pixelcnn_pp")
+
+    def __init__(self, options: Model, image_size: int, resolution: int | None = None, levels: int = 256) -> None:
+        super().__init__(options, image_size, resolution, levels)
+        self.pixelcnn_pp = PixelCNNpp.from_options(options.pixelcnn_pp, feature_channels=3)
+
+    @classmethod
+    def from_options(cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256) -> AGAVE:
+        """Make an untrained model."""
+        return cls(options, image_size, resolution, levels)
+
+    def terms(self, encoding: list[Encoding], x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
+        """Return the three terms of Eq. 7: KL, log p(y | f(z)) and log p(x | f(z))."""
+        mean, kl_maps = self.vae.decode(encoding, noise["latents"])  # f(z), (B, 3, r, r)
+        log_prob_x = self.log_prob_x(x_uint8, self.features(mean), noise.get("dropout"))
+        log_prob_y = None if y_uint8 is None else self.log_prob_y(y_uint8, mean)
+        return self.terms_of(kl_maps, log_prob_x, log_prob_y)
 
     def features(self, mean: Tensor) -> Tensor:
-        """f(z) as the PixelCNN sees it.
+        """Return f(z) as the PixelCNN++ sees it.
 
         Args:
             mean: (B, 3, r, r), in [0, 256] edge units.
@@ -79,74 +68,81 @@ class AGAVE(nn.Module):
             return F.interpolate(features, size=self.image_size, mode="nearest")
         return F.interpolate(features, size=self.image_size, mode="bilinear", align_corners=False)
 
-    def forward(self, x_uint8: Tensor, y_uint8: Tensor | None = None, noise: Noise | None = None) -> Terms:
-        """The terms of Eq. 7 for a batch, unreduced.
-
-        Args:
-            x_uint8: (B, 3, H, W), integers 0 to 255.
-            y_uint8: (B, 3, r, r), the auxiliary image before quantization; needed by a model with a VAE.
-            noise: of the latent variables; None draws it from the global generator.
-
-        Returns:
-            Nats per image.
-        """
-        if self.vae is None:
-            zero = torch.zeros(x_uint8.shape[0], device=x_uint8.device)
-            return Terms(zero, self.log_prob_x(x_uint8, None), None, zero.sum())
-        return self.terms_given_records(x_uint8, y_uint8, self.vae.encode(x_uint8), noise or self.vae.noise())
-
-    def terms_given_records(self, x_uint8: Tensor, y_uint8: Tensor | None, records: list[BottomUp], noise: Noise) -> Terms:
-        """`forward` from the encoder's bottom-up pass on, which is the same for every sample of an image."""
-        assert self.vae is not None, "only a model with a VAE has records"
-        mean, kl_maps = self.vae.decode(records, x_uint8.shape[0], noise)
-        log_prob_x = self.log_prob_x(x_uint8, self.features(mean)) if self.pixelcnn_pp is not None else None
-        log_prob_y = None
-        if y_uint8 is not None:
-            parameters = self._for_likelihood(mean), self._for_likelihood(self.vae.log_scale)
-            log_prob_y = discretized_logistic_log_prob(y_uint8, *parameters, self.levels, self.options.likelihood.tails).sum((1, 2, 3))
-        return Terms(kl_maps.sum(1), log_prob_x, log_prob_y, free_bits(kl_maps, self.options.vae.free_bits))
-
-    def log_prob_x(self, x_uint8: Tensor, features: Tensor | None) -> Tensor:
-        """Log p(x | x_<, f(z)), nats per image (B,).
+    def log_prob_x(self, x_uint8: Tensor, features: Tensor, dropout: list[Tensor] | None = None) -> Tensor:
+        """Return log p(x | f(z)) = sum_i log p(x_i | x_<i, f(z)), nats per image (B,).
 
         Args:
             x_uint8: (B, 3, H, W).
-            features: (B, 3, H, W) of `features`, or None for the unconditional network.
+            features: (B, 3, H, W) of `features`.
+            dropout: bytes of the PixelCNN++'s dropout, or None.
         """
-        assert self.pixelcnn_pp is not None, "only a model with a PixelCNN models x autoregressively"
-        dtype = self.pixelcnn_pp.out.gain.dtype
-        logits = self.pixelcnn_pp(scale_to_unit(x_uint8, dtype), features)
+        logits = self.pixelcnn_pp(scale_to_unit(x_uint8, self.pixelcnn_pp.out.gain.dtype), features, dropout)
         return mixture_log_prob(self._for_likelihood(logits), x_uint8).sum((1, 2))
 
-    def _for_likelihood(self, outputs: Tensor) -> Tensor:
-        return outputs.to(torch.promote_types(outputs.dtype, self.likelihood_dtype))
-
-    def checkpoint_activations(self, wanted: bool) -> None:
-        """Compute the activations of every layer again in the backward pass: half the memory, a third more arithmetic."""
-        for module in self.modules():
-            if isinstance(module, Checkpointed):
-                module.checkpointing = wanted
+    def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:
+        """Return the noise of the latent variables and the bytes of dropout."""
+        latents, size = self.vae.latent_noise(batch, numbers), self.image_size
+        return {"latents": latents, "dropout": self.pixelcnn_pp.dropout_noise(batch, size, size, numbers)}
 
     @torch.no_grad()
-    def initialise(self, x_uint8: Tensor, y_uint8: Tensor, *, vae: bool, pixelcnn_pp: bool) -> None:
-        """Data-dependent initialisation of the parts that were not loaded from a pretrained network.
-
-        Args:
-            x_uint8: (B, 3, H, W).
-            y_uint8: (B, 3, r, r).
-            vae: whether the VAE is new.
-            pixelcnn_pp: whether the PixelCNN is new; if not, only its feature stream is initialised.
-        """
-        if self.vae is not None and vae:
+    def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:
+        """Initialise from data what is not pretrained; of a pretrained PixelCNN++ its new feature stream."""
+        if "vae" not in pretrained:
+            assert y_uint8 is not None, "the scales of the logistics start at the spread of y"
             self.vae.initialise(x_uint8, y_uint8)
-        if self.pixelcnn_pp is None:
-            return
-        features = None
-        if self.vae is not None:
-            mean, _ = self.vae.decode(self.vae.encode(x_uint8), x_uint8.shape[0], self.vae.noise())
-            features = self.features(mean)
-        x = scale_to_unit(x_uint8, self.pixelcnn_pp.out.gain.dtype)
-        if pixelcnn_pp:
-            self.pixelcnn_pp.initialise(x, features)
-        elif features is not None:
+        mean, _ = self.vae.decode(self.vae.encode(x_uint8), self.vae.latent_noise(len(x_uint8), StepNumbers()))
+        x, features = scale_to_unit(x_uint8, self.pixelcnn_pp.out.gain.dtype), self.features(mean)
+        if "pixelcnn_pp" in pretrained:
             self.pixelcnn_pp.initialise_stream(x, features)
+        else:
+            self.pixelcnn_pp.initialise(x, features)
+
+    def is_added(self, name: str) -> bool:
+        """Return whether a weight belongs to the feature stream, which the pretrained PixelCNN++ lacks."""
+        return name.startswith("pixelcnn_pp.stream.") or ".inject." in name
+
+    @torch.inference_mode()
+    def sample(self, count: int, *, seed: int, first: int = 0, options: Sample | None = None, label: str | None = None) -> Tensor:
+        """Draw z from the prior, then x pixel by pixel given f(z): uint8 (count, 3, H, W)."""
+        mean = self.mean_image(None, range(first, first + count), seed)
+        return self._draw(mean, seed, first, PIXELS_GIVEN_PRIOR, options, label)
+
+    @torch.inference_mode()
+    def figure_images(self, x_uint8: Tensor, *, first: int, options: Sample, label: str | None = None) -> dict[str, Tensor]:
+        """Make the images that the figures show.
+
+        "reconstruction" and "prior" are f(z) of posterior and prior; "reconstruction_sample" and "prior_sample" are drawn given them;
+        "completion" is the original with all but its first rows drawn anew given the reconstruction's f(z).
+        """
+        seed, images = options.seed, range(first, first + len(x_uint8))
+        given = x_uint8[:, :, : options.completion_rows]
+        posterior, prior = self.mean_image(x_uint8, images, seed), self.mean_image(None, images, seed)
+        return {
+            "original": x_uint8,
+            "reconstruction": as_image(posterior),
+            "reconstruction_sample": self._draw(
+                posterior, seed, first, PIXELS_GIVEN_POSTERIOR, options, label and f"{label} reconstruction"
+            ),
+            "completion": self._draw(posterior, seed, first, PIXELS, options, label and f"{label} completion", given),
+            "prior": as_image(prior),
+            "prior_sample": self._draw(prior, seed, first, PIXELS_GIVEN_PRIOR, options, label and f"{label} prior"),
+        }
+
+    def _draw(
+        self, mean: Tensor, seed: int, first: int, stream: int, options: Sample | None, label: str | None, given: Tensor | None = None
+    ) -> Tensor:
+        shape, features = (self.image_size, self.image_size), self.features(mean)
+        drawn = sample(
+            self.pixelcnn_pp,
+            features,
+            batch=len(mean),
+            shape=shape,
+            seed=seed,
+            first=first,
+            stream=stream,
+            options=options,
+            given=given,
+            label=label,
+        )
+        assert isinstance(drawn, Tensor), "no logits are asked for"
+        return drawn

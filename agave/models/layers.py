@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from agave.models.ops import NO_PADDING, Padding
+from agave.models.ops import NO_PADDING, Activation, Padding
 
 Result = TypeVar("Result")
 
@@ -98,17 +98,12 @@ class WeightNormConv2d(nn.Module):
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
 
-    def forward(self, x: Tensor, padded: bool = False) -> Tensor:
-        """Convolve (B, in, H, W); stride 2 halves H and W, transposed doubles them.
-
-        Args:
-            x: the input.
-            padded: whether the zeros of `padding` already surround it.
-        """
-        padding = NO_PADDING if padded else self.padding
+    def forward(self, x: Tensor | Activation) -> Tensor:
+        """Convolve (B, in, H, W); stride 2 halves H and W, transposed doubles them."""
+        values, padding = x.for_convolution(self.padding) if isinstance(x, Activation) else (x, self.padding)
         if self.initialising:
-            return self._initialise(x, padding)
-        return self._convolve(x, self.weight(), self.bias, padding)
+            return self._initialise(values, padding)
+        return self._convolve(values, self.weight(), self.bias, padding)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Padding) -> Tensor:
         left, right, top, bottom = padding
@@ -228,7 +223,7 @@ class Checkpointed(nn.Module):
     def again(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a method of this module, keeping only its arguments and results if `checkpointing` is set."""
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *arguments, use_reentrant=False)
+            return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # noise is an argument
         return function(*arguments)
 
 
@@ -246,3 +241,18 @@ def data_dependent_initialisation(*modules: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.initialising = False
+
+
+@contextmanager
+def folded(module: nn.Module) -> Iterator[None]:
+    """While active, the weight-normalised layers of `module` use the effective weights that they had at the start."""
+    layers = [layer for layer in module.modules() if isinstance(layer, WeightNormConv2d)]
+    with torch.no_grad():
+        for layer in layers:
+            weight = layer.weight()
+            layer.__dict__["weight"] = lambda weight=weight: weight  # shadows the method of the class
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.__dict__["weight"]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from itertools import repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agave.config import PixelCNNppModel
+from agave.models.feature_stream import FeatureStream
+from agave.models.gated_block import GatedBlock
 from agave.models.layers import (
-    Checkpointed,
     WeightNormConv2d,
     at_least_float32,
     data_dependent_initialisation,
@@ -23,148 +26,8 @@ from agave.models.layers import (
     nin,
     right_shift,
 )
-from agave.models.ops import elu, gate, padded_concat_elu
-
-INJECTION_SCALE = 0.05
-"""Standard deviation of what the feature stream first adds in a gated block.
-
-Small enough that a pretrained network hardly notices (about 0.2 bits/dim in the preset `demo`), large enough that all
-weights behind it learn from the first step: from zero, samples followed f(z) only after several times as many steps.
-"""
-
-
-class State(NamedTuple):
-    """What one stream of the network is at a layer; the activation is computed once for all convolutions that read it.
-
-    Attributes:
-        value: (B, F, H, W).
-        padded: concat_elu of it with the zeros that this stream's convolutions need, (B, 2F, H + top, W + left + right).
-        active: the same without the zeros, (B, 2F, H, W), for skip connections.
-    """
-
-    value: Tensor
-    padded: Tensor
-    active: Tensor
-
-
-class SkipConv(WeightNormConv2d):
-    """A 1x1 convolution on concat_elu of several tensors side by side, [s1, s2, -s1, -s2], which stay apart in memory."""
-
-    def forward(self, *active: Tensor) -> Tensor:  # type: ignore[override]
-        """concat_elu of each, (B, 2 C_i, H, W) -> (B, out, H, W)."""
-        if len(active) == 1:
-            return super().forward(active[0])
-        if self.initialising:
-            halves = [one.chunk(2, dim=1) for one in active]
-            return super().forward(torch.cat([plus for plus, _ in halves] + [minus for _, minus in halves], dim=1))
-        sizes = [one.shape[1] // 2 for one in active]
-        weights = torch.split(self.weight(), 2 * sizes, dim=1)
-        matrices = [torch.cat(pair, dim=1) for pair in zip(weights[: len(active)], weights[len(active) :], strict=True)]
-        out = F.conv2d(active[0], matrices[0], self.bias)
-        for one, matrix in zip(active[1:], matrices[1:], strict=True):
-            out += F.conv2d(one, matrix)
-        return out
-
-
-class GatedBlock(Checkpointed):
-    """Gated residual block: t + p * sigmoid(q), with (p, q) from two convolutions, a skip input and the feature stream.
-
-    Args:
-        conv: `down_conv` (u stream) or `down_right_conv` (ul stream).
-        filters: feature maps F of t.
-        skip_channels: channels of the skip input; 0: none.
-        stream_channels: channels of the feature stream; 0: none.
-        dropout: probability of dropping an activation between the convolutions.
-
-    Source: Salimans et al. (2017), section 2.4; conditioning in the place of the class vector.
-    """
-
-    def __init__(self, conv: Any, filters: int, skip_channels: int, stream_channels: int, dropout: float) -> None:
-        super().__init__()
-        self.conv1: WeightNormConv2d = conv(2 * filters, filters)
-        self.skip = SkipConv(2 * skip_channels, filters, (1, 1)) if skip_channels else None
-        self.conv2: WeightNormConv2d = conv(2 * filters, 2 * filters, init_scale=0.1)
-        # PAPER: how the feature stream enters a layer is not given; here it is added before the gate of every block.
-        self.inject = nin(stream_channels, 2 * filters, init_scale=INJECTION_SCALE) if stream_channels else None
-        self.dropout = dropout
-
-    def forward(self, t: State, skips: tuple[Tensor, ...] = (), feature: Tensor | None = None) -> State:
-        """T, the `active` of skips of together `skip_channels`, feature (B, stream channels, H, W) -> the next t."""
-        return self.again(self._forward, t, skips, feature)
-
-    def _forward(self, t: State, skips: tuple[Tensor, ...], feature: Tensor | None) -> State:
-        c = self.conv1(t.padded, padded=True)
-        if self.skip is not None and skips:
-            c += self.skip(*skips)
-        dropout = self.dropout if self.training else 0.0
-        padded, _ = padded_concat_elu(c, self.conv2.padding, dropout)
-        c = self.conv2(padded, padded=True)  # (B, 2F, H, W)
-        if self.inject is not None and feature is not None:
-            c += self.inject(feature)
-        return self.state(gate(t.value, c))
-
-    def state(self, value: Tensor) -> State:
-        """A value (B, F, H, W) with its activation, as this kind of block reads it."""
-        padded, active = padded_concat_elu(value, self.conv1.padding, with_active=True)
-        assert active is not None, "asked for"
-        return State(value, padded, active)
-
-
-class FeatureStream(nn.Module):
-    """Non-masked convolutions on f(z): one activation per gated block, at the resolution of that block.
-
-    Args:
-        feature_channels: channels of f(z).
-        stream_channels: feature maps of the stream.
-        blocks_up: gated blocks per resolution on the way down to the coarsest grid, finest first.
-        blocks_down: gated blocks per resolution on the way back, coarsest first.
-
-    Source: AGAVE paper, section 4.1: "standard non-masked convolutional layers [...], as many as there are pixelCNN layers".
-    """
-
-    def __init__(self, feature_channels: int, stream_channels: int, blocks_up: list[int], blocks_down: list[int]) -> None:
-        super().__init__()
-        channels = stream_channels
-
-        def conv(in_channels: int, init_scale: float = 1.0) -> WeightNormConv2d:
-            return WeightNormConv2d(in_channels, channels, (3, 3), padding=(1, 1, 1, 1), init_scale=init_scale)
-
-        # PAPER: kernel sizes and wiring of the stream are not given; 3x3 and residual, so that 32 layers keep what f(z) says.
-        self.first = conv(feature_channels)
-        self.up = nn.ModuleList(nn.ModuleList(conv(channels, 0.3) for _ in range(n)) for n in blocks_up)
-        self.downsize = nn.ModuleList(WeightNormConv2d(channels, channels, (3, 3), stride=2, padding=(1, 1, 1, 1)) for _ in blocks_up[1:])
-        self.down = nn.ModuleList(nn.ModuleList(conv(channels, 0.3) for _ in range(n)) for n in blocks_down)
-        self.upsize = nn.ModuleList(
-            WeightNormConv2d(channels, channels, (3, 3), stride=2, padding=(1, 0, 1, 0), transposed=True) for _ in blocks_down[1:]
-        )
-
-    def forward(self, features: Float[Tensor, "b c h w"]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """f(z) (B, C, H, W) -> activations [resolution][block] of the way down and of the way back, ready for injection."""
-        phi = self.first(features.contiguous(memory_format=torch.channels_last))
-        active = elu(phi)  # what convolutions and injections read
-        up: list[list[Tensor]] = []
-        ends = []
-        for s, convs in enumerate(self.up):
-            if s > 0:
-                phi = self.downsize[s - 1](active)
-                active = elu(phi)
-            up.append([])
-            for conv in convs:  # type: ignore[attr-defined]
-                phi = phi + conv(active)
-                active = elu(phi)
-                up[-1].append(active)
-            ends.append(phi)
-        down: list[list[Tensor]] = []
-        for s, convs in enumerate(self.down):
-            if s > 0:
-                phi = self.upsize[s - 1](active) + ends[-1 - s]
-                active = elu(phi)
-            down.append([])
-            for conv in convs:  # type: ignore[attr-defined]
-                phi = phi + conv(active)
-                active = elu(phi)
-                down[-1].append(active)
-        return up, down
+from agave.models.ops import Activation, elu
+from agave.random_numbers import RandomNumbers, StepNumbers
 
 
 class PixelCNNpp(nn.Module):
@@ -198,7 +61,7 @@ class PixelCNNpp(nn.Module):
     ) -> None:
         super().__init__()
         self.filters, self.resnets, self.mixtures = filters, resnets, mixtures
-        self.resolutions, self.feature_channels = resolutions, feature_channels
+        self.resolutions, self.feature_channels, self.dropout = resolutions, feature_channels, dropout
         stream = (stream_channels or filters) if feature_channels else 0
 
         def blocks(number: int, skip_u: int, skip_ul: int) -> nn.ModuleDict:
@@ -237,6 +100,19 @@ class PixelCNNpp(nn.Module):
         self.out = nin(filters, 10 * mixtures)
         self.stream = FeatureStream(feature_channels, stream, blocks_up, blocks_down) if feature_channels else None
 
+    @classmethod
+    def from_options(cls, sizes: PixelCNNppModel, feature_channels: int = 0) -> PixelCNNpp:
+        """Make a network of the sizes in params.yaml."""
+        return cls(
+            sizes.filters,
+            sizes.resnets,
+            sizes.mixtures,
+            sizes.resolutions,
+            feature_channels,
+            stream_channels=sizes.stream_channels,
+            dropout=sizes.dropout,
+        )
+
     def check(self, shape: tuple[int, ...] | torch.Size, features: Tensor | None) -> None:
         """Raise ValueError unless x of this shape (B, 3, H, W) and these features can be modelled."""
         divisor = 2 ** (self.resolutions - 1)
@@ -253,12 +129,35 @@ class PixelCNNpp(nn.Module):
             return self.stream(features)  # type: ignore[no-any-return]
         return [[None] * len(stage["u"]) for stage in self.up], [[None] * len(stage["u"]) for stage in self.down]  # type: ignore[index]
 
-    def forward(self, x: Float[Tensor, "b 3 h w"], features: Tensor | None = None) -> Float[Tensor, "b k h w"]:
-        """Logits of every pixel given the pixels before it in raster order.
+    def dropout_noise(self, batch: int, height: int, width: int, numbers: RandomNumbers) -> list[Tensor]:
+        """Draw the bytes that decide what is dropped, one tensor (B, h, w, 2F) a gated block in the order of `forward`.
+
+        Args:
+            batch: number of images B.
+            height: of the images, pixels.
+            width: of the images, pixels.
+            numbers: where the bytes come from.
+
+        Returns:
+            An empty list if nothing is dropped: in evaluation mode, or with a dropout probability of 0.
+        """
+        if not self.training or self.dropout == 0:
+            return []
+        scales = [(s, stage) for s, stage in enumerate(self.up)]
+        scales += [(len(self.down) - 1 - s, stage) for s, stage in enumerate(self.down)]
+        grids = [(height >> s, width >> s) for s, stage in scales for _ in range(2 * len(stage["u"]))]  # type: ignore[index]
+        like = self.out.gain
+        return [numbers.random_bytes(index, (batch, h, w, 2 * self.filters), like) for index, (h, w) in enumerate(grids)]
+
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], features: Tensor | None = None, noise: list[Tensor] | None = None
+    ) -> Float[Tensor, "b k h w"]:
+        """Return the logits of every pixel given the pixels before it in raster order.
 
         Args:
             x: (B, 3, H, W) in [-1, 1].
             features: (B, feature_channels, H, W), f(z) in [-1, 1] at the size of x; None leaves the network unconditional.
+            noise: of `dropout_noise`; None draws it from torch's global generator if something is to be dropped.
 
         Returns:
             (B, 10 K, H, W), layout of `likelihoods.split_logits`.
@@ -267,32 +166,35 @@ class PixelCNNpp(nn.Module):
             ValueError: a shape does not fit.
         """
         self.check(x.shape, features)
+        if noise is None:
+            noise = self.dropout_noise(x.shape[0], x.shape[2], x.shape[3], StepNumbers())
+        drops: Iterator[Tensor | None] = iter(noise) if noise else repeat(None)
         x = x.contiguous(memory_format=torch.channels_last)  # all activations: convolutions of many channels are faster so
         phi_up, phi_down = self.stream_activations(features)
         x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)  # a channel of ones tells the padding from mid grey: (B, 4, H, W)
         u = down_shift(self.init["u"](x))
         ul = down_shift(self.init["ul_above"](x)) + right_shift(self.init["ul_left"](x))
-        skips = []
-        for s, stage in enumerate(self.up):
+        skips: list[tuple[Activation, Activation]] = []
+        for s, stage in enumerate(self.up):  # the up pass, from the finest grid to the coarsest
             if s > 0:
                 u, ul = self.downsize[s - 1]["u"](u), self.downsize[s - 1]["ul"](ul)  # type: ignore[index]
-            state_u, state_ul = stage["u"][0].state(u), stage["ul"][0].state(ul)  # type: ignore[index]
-            skips.append((state_u.active, state_ul.active))
+            t_u, t_ul = stage["u"][0].stream(u), stage["ul"][0].stream(ul)  # type: ignore[index]
+            skips.append((t_u.active, t_ul.active))
             for block_u, block_ul, phi in zip(stage["u"], stage["ul"], phi_up[s], strict=True):  # type: ignore[index]
-                state_u = block_u(state_u, (), phi)
-                state_ul = block_ul(state_ul, (state_u.active,), phi)
-                skips.append((state_u.active, state_ul.active))
-            u, ul = state_u.value, state_ul.value
-        skips.pop()  # of the states that the way back begins with
-        for s, stage in enumerate(self.down):
+                t_u = block_u(t_u, (), phi, next(drops))
+                t_ul = block_ul(t_ul, (t_u.active,), phi, next(drops))
+                skips.append((t_u.active, t_ul.active))
+            u, ul = t_u.value, t_ul.value
+        skips.pop()  # of the states that the down pass begins with
+        for s, stage in enumerate(self.down):  # the down pass, back to the finest grid
             if s > 0:
                 u, ul = self.upsize[s - 1]["u"](u), self.upsize[s - 1]["ul"](ul)  # type: ignore[index]
-                state_u, state_ul = stage["u"][0].state(u), stage["ul"][0].state(ul)  # type: ignore[index]
+                t_u, t_ul = stage["u"][0].stream(u), stage["ul"][0].stream(ul)  # type: ignore[index]
             for block_u, block_ul, phi in zip(stage["u"], stage["ul"], phi_down[s], strict=True):  # type: ignore[index]
                 skip_u, skip_ul = skips.pop()
-                state_u = block_u(state_u, (skip_u,), phi)
-                state_ul = block_ul(state_ul, (state_u.active, skip_ul), phi)
-            u, ul = state_u.value, state_ul.value
+                t_u = block_u(t_u, (skip_u,), phi, next(drops))
+                t_ul = block_ul(t_ul, (t_u.active, skip_ul), phi, next(drops))
+            u, ul = t_u.value, t_ul.value
         with full_precision(ul):
             return self.out(elu(at_least_float32(ul).contiguous()))  # type: ignore[no-any-return]
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Collection
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agave.draws import normal
+from agave.config import Model, Sample, VAEModel
+from agave.likelihoods import discretized_logistic_log_prob, sample_discretized_logistic
+from agave.models.interface import LikelihoodModel, Noise, Terms
 from agave.models.layers import (
     Checkpointed,
     MaskedConv2d,
@@ -20,15 +24,13 @@ from agave.models.layers import (
     full_precision,
 )
 from agave.models.ops import elu
-
-Noise = Callable[[int, tuple[int, ...]], Tensor]
-"""Standard normal noise for a stochastic layer: (index of the layer in generation order, shape) -> tensor of that shape."""
+from agave.objective import free_bits
+from agave.random_numbers import PIXELS_GIVEN_PRIOR, POSTERIOR, PRIOR, KeyedNumbers, RandomNumbers, StepNumbers
 
 RESIDUAL_SCALE = 0.1  # of residual branches and of the flow's outputs; needed for stability at 20 layers
 
 
-@dataclass(frozen=True)
-class BottomUp:
+class Encoding(NamedTuple):
     """What a layer's bottom-up pass leaves for its top-down pass: (B, latent or hidden, H, W) each."""
 
     mean: Tensor
@@ -50,7 +52,7 @@ class AutoregressiveNet(nn.Module):
         self.log_deviation = MaskedConv2d(hidden, latent, strict=True, init_gain_exponent=exponent)
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Z (B, latent, H, W), context (B, hidden, H, W) -> mean and log-deviation, both (B, latent, H, W)."""
+        """Return mean and log-deviation, both (B, latent, H, W), for z (B, latent, H, W) and context (B, hidden, H, W)."""
         h = elu(self.h0(z) + context)
         h = elu(self.h1(h))
         return RESIDUAL_SCALE * self.mean(h), RESIDUAL_SCALE * self.log_deviation(h)
@@ -93,20 +95,20 @@ class StochasticLayer(Checkpointed):
         self.flow = AutoregressiveNet(latent, hidden, exponent)
         self.down_out = conv(hidden + latent, hidden, up=halve)
 
-    def bottom_up(self, h: Tensor) -> tuple[Tensor, BottomUp]:
-        """H (B, hidden, H, W) -> h for the next layer, and what the top-down pass of this one needs."""
+    def bottom_up(self, h: Tensor) -> tuple[Tensor, Encoding]:
+        """Return h for the next layer, and what the top-down pass of this one needs, from h (B, hidden, H, W)."""
         sizes = [self.latent, self.latent, self.hidden, self.hidden]
         mean, log_deviation, context, d = self.up_in(elu(h)).split(sizes, dim=1)
         if self.halve:
             h = h[:, :, ::2, ::2]
-        return h + RESIDUAL_SCALE * self.up_out(elu(d)), BottomUp(mean, log_deviation, context)
+        return h + RESIDUAL_SCALE * self.up_out(elu(d)), Encoding(mean, log_deviation, context)
 
-    def top_down(self, h: Tensor, below: BottomUp | None, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of generation (`below` None: z from the prior) or of inference (z from the posterior).
+    def top_down(self, h: Tensor, below: Encoding | None, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute one step of generation (z from the prior) or of inference (z from the posterior).
 
         Args:
             h: (B, hidden, H, W).
-            below: of this layer's bottom-up pass, or None.
+            below: of this layer's bottom-up pass; None generates.
             noise: (B, latent, H, W), standard normal.
 
         Returns:
@@ -134,7 +136,7 @@ class StochasticLayer(Checkpointed):
         return h + RESIDUAL_SCALE * d, kl
 
 
-class VAE(nn.Module):
+class VAEIAF(nn.Module):
     """ResNet VAE with IAF; its decoder output f(z) is the mean image of logistics with one scale per colour channel.
 
     Args:
@@ -195,47 +197,54 @@ class VAE(nn.Module):
             raise ValueError(f"resolution {resolution}; accepted: {image_size}, {image_size // 2} or {image_size // 4}")
         self.log_scale = nn.Parameter(torch.full((3, 1, 1), math.log(16.0)))  # of the logistics, in [0, 256] units
 
-    def encode(self, x_uint8: Tensor) -> list[BottomUp]:
-        """Bottom-up pass: x (B, 3, H, W), integers 0 to 255 -> one record per stochastic layer, lowest first."""
+    @classmethod
+    def from_options(cls, sizes: VAEModel, image_size: int, resolution: int) -> VAEIAF:
+        """Make a network of the sizes in params.yaml."""
+        return cls(image_size, resolution, sizes.depth, sizes.blocks, sizes.hidden, sizes.latent, published_init=sizes.published_init)
+
+    def encode(self, x_uint8: Tensor) -> list[Encoding]:
+        """Run the bottom-up pass: x (B, 3, H, W), integers 0 to 255 -> one encoding per stochastic layer, lowest first."""
         x = (x_uint8.to(self.top.dtype) + 0.5) / 256 - 0.5
         h = self.stem(x)
-        records = []
+        encodings = []
         for layer in self.layers:
-            h, record = layer.again(layer.bottom_up, h)  # type: ignore[operator]
-            records.append(record)
-        return records
+            h, encoding = layer.again(layer.bottom_up, h)  # type: ignore[operator]
+            encodings.append(encoding)
+        return encodings
 
-    def decode(self, records: list[BottomUp] | None, batch: int, noise: Noise) -> tuple[Float[Tensor, "b 3 r r"], Float[Tensor, "b g"]]:
-        """Top-down pass: f(z) with z from the posterior, or from the prior if there are no records.
+    def decode(self, encodings: list[Encoding] | None, noise: list[Tensor]) -> tuple[Float[Tensor, "b 3 r r"], Float[Tensor, "b g"]]:
+        """Run the top-down pass: f(z) with z from the posterior, or from the prior if there are no encodings.
 
         Args:
-            records: of `encode`, or None to generate.
-            batch: number of images B.
-            noise: standard normal noise per layer.
+            encodings: of `encode`, or None to generate.
+            noise: of `latent_noise`, for B images.
 
         Returns:
             f(z), the mean image in [0, 256] edge units, (B, 3, r, r); KL of every latent feature map, (B, layers * latent), nats.
         """
         size = self.image_size // 2**self.depth
-        h = self.top[None, :, None, None].expand(batch, -1, size, size)
+        h = self.top[None, :, None, None].expand(noise[0].shape[0], -1, size, size)
         kl_maps = []
         for index, layer in enumerate(reversed(self.layers)):
-            shape = (batch, self.latent, *h.shape[2:])
-            record = records[len(self.layers) - 1 - index] if records is not None else None
-            h, kl = layer.again(layer.top_down, h, record, noise(index, shape))  # type: ignore[operator]
+            below = encodings[len(self.layers) - 1 - index] if encodings is not None else None
+            h, kl = layer.again(layer.top_down, h, below, noise[index])  # type: ignore[operator]
             kl_maps.append(kl)
         with full_precision(h):
             mean = (self.head(elu(at_least_float32(h))) + 0.5) * 256
         # PAPER: the published VAE clips its mean, which blocks gradients at black and white; here the likelihood sees it unclipped.
         return mean, torch.cat(kl_maps, dim=1)
 
-    def noise(self) -> Noise:
-        """Noise from the global generator, for training."""
-        return lambda _, shape: normal(shape, self.top)
+    def latent_noise(self, batch: int, numbers: RandomNumbers) -> list[Tensor]:
+        """Draw standard normal noise (B, latent, h, w) for each stochastic layer, in the order of generation."""
+        noise, size = [], self.image_size // 2**self.depth
+        for index, layer in enumerate(reversed(self.layers)):
+            noise.append(numbers.normal(index, (batch, self.latent, size, size), self.top))
+            size *= 2 if layer.halve else 1
+        return noise
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor) -> None:
-        """Data-dependent initialisation on a batch.
+        """Initialise the network from a batch.
 
         Args:
             x_uint8: (B, 3, H, W).
@@ -243,7 +252,113 @@ class VAE(nn.Module):
         """
         # PAPER: the published code draws z from the prior in this pass; here the posterior, which is what training will use.
         with data_dependent_initialisation(self):
-            mean, _ = self.decode(self.encode(x_uint8), x_uint8.shape[0], self.noise())
+            mean, _ = self.decode(self.encode(x_uint8), self.latent_noise(len(x_uint8), StepNumbers()))
         spread = (y_uint8.to(mean.dtype) + 0.5 - mean).transpose(0, 1).flatten(1).std(1)  # (3,)
         # PAPER: the initial scale is not given; that of a logistic with the spread of the first batch.
         self.log_scale.copy_(torch.log(spread * math.sqrt(3) / math.pi).view(3, 1, 1))
+
+
+class LatentModel(LikelihoodModel):
+    """A system with the latent variables of the VAE: what the VAE alone and AGAVE share.
+
+    Args:
+        options: sizes and choices, the block `model` of params.yaml.
+        image_size: height and width of x, pixels.
+        resolution: height and width of y, pixels; None: those of x.
+        levels: colour levels b of y.
+    """
+
+    bound = "elbo"
+    unused_parameters = True  # the topmost residual branch of the VAE; without the auxiliary loss the scales of y
+
+    def __init__(self, options: Model, image_size: int, resolution: int | None = None, levels: int = 256) -> None:
+        super().__init__(image_size, resolution)
+        self.options, self.levels = options, levels
+        self.vae = VAEIAF.from_options(options.vae, image_size, self.resolution)
+
+    def encode(self, x_uint8: Tensor) -> list[Encoding]:
+        """Return the encodings of the VAE's bottom-up pass."""
+        return self.vae.encode(x_uint8)
+
+    def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:
+        """Return the noise of the latent variables."""
+        return {"latents": self.vae.latent_noise(batch, numbers)}
+
+    def log_prob_y(self, y_uint8: Tensor, mean: Tensor) -> Tensor:
+        """Return log p(y | f(z)), nats per image (B,), for y (B, 3, r, r) and f(z) (B, 3, r, r) in edge units."""
+        mean, log_scale = self._for_likelihood(mean), self._for_likelihood(self.vae.log_scale)
+        return discretized_logistic_log_prob(y_uint8, mean, log_scale, self.levels, self.options.likelihood.tails).sum((1, 2, 3))
+
+    def terms_of(self, kl_maps: Tensor, log_prob_x: Tensor | None, log_prob_y: Tensor | None) -> Terms:
+        """Return the terms of the objective from the KL of each latent feature map (B, G) and the reconstruction terms."""
+        return Terms(kl_maps.sum(1), log_prob_x, log_prob_y, free_bits(kl_maps, self.options.vae.free_bits))
+
+    def needs_whole_batch(self) -> str | None:
+        """Free bits need the batch mean of the KL."""
+        free = self.options.vae.free_bits
+        return f"model.vae.free_bits {free:g}" if free > 0 else None
+
+    @torch.inference_mode()
+    def mean_image(self, x_uint8: Tensor | None, images: range, seed: int) -> Tensor:
+        """Return f(z) in edge units, (B, 3, r, r), with z from the posterior of the images, or from the prior for None.
+
+        Args:
+            x_uint8: (B, 3, H, W), or None.
+            images: index of each image, which keys the noise.
+            seed: of the noise.
+        """
+        noise = self.vae.latent_noise(len(images), KeyedNumbers(seed, PRIOR if x_uint8 is None else POSTERIOR, images))
+        mean, _ = self.vae.decode(None if x_uint8 is None else self.vae.encode(x_uint8), noise)
+        return mean
+
+    def reconstruct(self, images: NDArray[np.uint8] | Tensor, seed: int = 0) -> Tensor:
+        """Return f(z) with z drawn from the posterior, uint8 (N, 3, r, r)."""
+        x_uint8 = self.check_images(images)
+        return as_image(self.mean_image(x_uint8, range(len(x_uint8)), seed))
+
+
+def as_image(mean: Tensor) -> Tensor:
+    """Return f(z) in edge units as 8-bit values: v occupies [v, v + 1)."""
+    return torch.floor(mean).clamp(0, 255).to(torch.uint8)
+
+
+class VAEIAFAlone(LatentModel):
+    """The VAE alone, a baseline: a bound on the likelihood of y, which is x at full resolution."""
+
+    system = "vae_iaf"
+    likelihood_of = "y"
+    parts = ("vae",)
+
+    @classmethod
+    def from_options(cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256) -> VAEIAFAlone:
+        """Make an untrained model."""
+        return cls(options, image_size, resolution, levels)
+
+    def terms(self, encoding: list[Encoding], x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
+        """Return KL and log p(y | f(z))."""
+        mean, kl_maps = self.vae.decode(encoding, noise["latents"])
+        return self.terms_of(kl_maps, None, None if y_uint8 is None else self.log_prob_y(y_uint8, mean))
+
+    def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:
+        """Initialise the network from data, unless it is pretrained."""
+        if "vae" not in pretrained:
+            assert y_uint8 is not None, "the scales of the logistics start at the spread of y"
+            self.vae.initialise(x_uint8, y_uint8)
+
+    @torch.inference_mode()
+    def sample(self, count: int, *, seed: int, first: int = 0, options: Sample | None = None, label: str | None = None) -> Tensor:
+        """Draw z from the prior, then y from p(y|z): uint8 (count, 3, r, r)."""
+        images = range(first, first + count)
+        mean = self.mean_image(None, images, seed)
+        uniforms = KeyedNumbers(seed, PIXELS_GIVEN_PRIOR, images).uniform(0, tuple(mean.shape), mean)
+        return sample_discretized_logistic(mean, self.vae.log_scale, uniforms, self.levels)
+
+    def figure_images(self, x_uint8: Tensor, *, first: int, options: Sample, label: str | None = None) -> dict[str, Tensor]:
+        """Make "original", "reconstruction" and "prior" (f(z) of posterior and prior), and "prior_draw", drawn from p(y|z)."""
+        images = range(first, first + len(x_uint8))
+        return {
+            "original": x_uint8,
+            "reconstruction": as_image(self.mean_image(x_uint8, images, options.seed)),
+            "prior": as_image(self.mean_image(None, images, options.seed)),
+            "prior_draw": self.sample(len(x_uint8), seed=options.seed, first=first),
+        }

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from agave.bounds import objective
 from agave.config import Params
 from agave.grid import Cell
 from agave.models.agave import AGAVE
 from agave.models.pixelcnn_pp import PixelCNNpp
+from agave.objective import objective
 from agave.planning import network_costs
 from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 
@@ -61,9 +61,8 @@ def summarize(params: Params) -> Summary:
         "joint model, forward": sum(convolutions.values()),
     }
     with torch.device("meta"):
-        model = AGAVE(params.model, size, resolution=size)
+        model = AGAVE(params.model, size)
         x = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-        assert model.pixelcnn_pp is not None
         # what a second image adds: the effective weights are kept once, whatever the batch
         training = _saved_bytes(model, x.expand(2, -1, -1, -1)) - _saved_bytes(model, x)
         sampling = _cache_bytes(model.pixelcnn_pp, 2, size) - _cache_bytes(model.pixelcnn_pp, 1, size)

@@ -12,15 +12,15 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from agave.auxiliary_image import auxiliary_image
-from agave.bounds import objective
 from agave.config import Params
 from agave.errors import UserError
 from agave.grid import Cell, Kind
+from agave.models import make_model
+from agave.objective import objective
 from agave.planning import network_costs
 from agave.planning.plan import Throughput
 from agave.runtime.devices import set_up
-from agave.training.job import make_model
-from agave.training.loop import ema_update
+from agave.training.schedule import ema_update
 
 SECONDS = 60.0
 """After this time no further network is measured."""
@@ -66,7 +66,7 @@ def _measure(params: Params, cell: Cell, device: torch.device, seconds: float) -
     """FLOP/s of training steps and of forward passes in float32, and the batch that they were measured at."""
     began, size = time.monotonic(), params.prepare.image_size
     options = {"agave": params.joint, "vae": params.pretrain.vae, "pixelcnn_pp": params.pretrain.pixelcnn_pp}[cell.kind]
-    model = make_model(params.model, size, cell).to(device)
+    model = make_model(cell.system, params, size, resolution=cell.resolution, levels=cell.levels).to(device)
     averaged = AveragedModel(model, multi_avg_fn=lambda average, current, updates: ema_update(average, current, updates, 0.9))
     optimizer = torch.optim.Adamax(model.parameters(), lr=1e-6, foreach=True)
     half = params.compute.precision == "bfloat16"
@@ -117,5 +117,5 @@ def _time(run: Callable[[], None], device: torch.device, seconds: float) -> floa
 def _startup() -> float:
     """Seconds in which a job's processes start: Snakemake's and that of the step."""
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import snakemake.cli, agave.runs"], check=True)
+    subprocess.run([sys.executable, "-c", "import snakemake.cli, agave.training.job"], check=True)
     return time.monotonic() - began

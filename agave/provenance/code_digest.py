@@ -18,11 +18,11 @@ from agave.errors import UserError
 
 ENTRY_MODULES = {
     "prepare": "agave.data.sources",
-    "pretrain": "agave.training.job",
-    "joint": "agave.training.job",
+    "pretrain": "agave.steps.pretrain",
+    "joint": "agave.steps.joint",
     "trainings": "agave.steps.trainings",
     "evaluate": "agave.steps.evaluate",
-    "sample": "agave.sampling",
+    "sample": "agave.steps.sample",
     "tables": "agave.tables",
     "figures": "agave.figures",
     "claims": "agave.claims",

@@ -6,14 +6,39 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agave.config import Compute
 from agave.errors import UserError
+from agave.runtime.interruption import Stop
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where work runs and what it may take; nothing here changes a result beyond rounding.
+
+    Attributes:
+        state: folder of all rolling states.
+        device: overrides the preset's `compute.device`, or None.
+        threads: CPU threads, or None for torch's default.
+        stop: how often to save and when to stop early.
+        source: digest of the code, part of a state's identity.
+        tensorboard: folder for TensorBoard, or None.
+    """
+
+    state: Path
+    device: str | None = None
+    threads: int | None = None
+    stop: Stop = field(default_factory=Stop)
+    source: str = ""
+    tensorboard: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +59,7 @@ class Group:
         return self.rank == 0
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes; the tensor itself is left as it is."""
+        """Return the sum over all processes; the tensor itself is left as it is."""
         if self.size == 1:
             return tensor
         total = tensor.clone()
@@ -42,17 +67,17 @@ class Group:
         return total
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
     def rows(self, batch: int) -> range:
-        """Which rows of a batch this process computes."""
+        """Return the rows of a batch that this process computes."""
         return range(self.rank * batch // self.size, (self.rank + 1) * batch // self.size)
 
 
 def choose_device(compute: Compute, override: str | None = None) -> torch.device:
-    """The device to run on: of several processes, each its own GPU.
+    """Return the device to run on: of several processes, each its own GPU.
 
     Raises:
         UserError: a GPU is asked for and there is none.
@@ -83,7 +108,7 @@ def set_up(compute: Compute, device: str | None, threads: int | None) -> torch.d
 
 @contextmanager
 def group_of(device: torch.device) -> Iterator[Group]:
-    """The processes that torchrun started together with this one, connected while active."""
+    """Connect the processes that torchrun started together with this one, while active."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Group()
@@ -104,3 +129,8 @@ def _keep_freed_memory() -> None:
     trim_threshold, mmap_max = -1, -4
     mallopt(trim_threshold, -1)  # never give back
     mallopt(mmap_max, 0)  # no maps of their own for large blocks
+
+
+def images_to_tensor(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Return a uint8 (N, H, W, 3) array as a uint8 (N, 3, H, W) tensor on the device."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)

@@ -1,30 +1,19 @@
-"""The step `sample`: images from the PixelCNN, and the reconstructions and samples of the figures."""
+"""Images from a PixelCNN++, pixel by pixel in raster order."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from agave.config import Params
-from agave.data.arrays import load as load_images
-from agave.data.arrays import write_npz
-from agave.errors import UserError
-from agave.grid import Cell
-from agave.likelihoods import sample_discretized_logistic, sample_mixture
-from agave.models.agave import AGAVE, scale_to_unit
+from agave.config import Sample
+from agave.likelihoods import sample_mixture
 from agave.models.pixelcnn_pp import PixelCNNpp
-from agave.noise import PIXELS, PIXELS_GIVEN_POSTERIOR, PIXELS_GIVEN_PRIOR, POSTERIOR, PRIOR, keyed_noise, keyed_uniforms
-from agave.provenance.run_record import Record
-from agave.runtime.devices import set_up
+from agave.random_numbers import PIXELS, KeyedNumbers
 from agave.runtime.progress import Progress
 from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
-from agave.sampling.cuda_graphs import Steps
-from agave.training.job import Place, images_to_tensor, load_model
+from agave.sampling.cuda_graphs import RecordedSteps
 
 
 @torch.inference_mode()
@@ -40,12 +29,11 @@ def sample(
     return_logits: bool = False,
     first: int = 0,
     stream: int = PIXELS,
-    round_pixels: bool = True,
-    temperature: float = 1.0,
+    options: Sample | None = None,
     given: Tensor | None = None,
     label: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Draw images from a PixelCNN, pixel by pixel in raster order.
+    """Draw images from a PixelCNN++.
 
     Args:
         pixelcnn_pp: the network; dropout is off while sampling.
@@ -53,13 +41,12 @@ def sample(
         batch: number of images B.
         shape: (H, W) of the images, or (3, H, W).
         seed: of the noise, keyed by image: the images do not depend on how many are drawn at once.
-        cached: every activation once; False runs the whole network for every pixel (slow, for checking).
+        cached: compute every activation once; False runs the whole network for every pixel (slow, for checking).
         teacher: (B, 3, H, W) uint8; the pixels are set to these instead of being drawn; `given` does not count then.
         return_logits: also return the logits that each pixel was drawn from.
         first: index of the first image, when a larger set is drawn in pieces.
-        stream: what the noise is for, see `noise`.
-        round_pixels: feed each pixel back rounded to 8 bits; False: unrounded, as published.
-        temperature: of the mixture, see `likelihoods.sample_mixture`; 1: the law of the model.
+        stream: what the noise is for, see `agave.random_numbers`.
+        options: `round_pixels` and `temperature`, see `likelihoods.sample_mixture`; None: rounded, temperature 1: the law of the model.
         given: (B, 3, h, W) uint8, the first h rows of the images, which are then completed.
         label: show progress under this name.
 
@@ -67,63 +54,99 @@ def sample(
         (B, 3, H, W) uint8; with `return_logits` also (B, 10 K, H, W).
 
     Raises:
-        ValueError: a shape does not fit, or the temperature is not positive.
+        ValueError: a shape does not fit.
     """
     height, width = shape[-2:]
     pixelcnn_pp.check((batch, 3, height, width), features)
-    if not (0 < temperature < float("inf")):
-        raise ValueError(f"temperature {temperature}; accepted: a positive number")
-    known = given if teacher is None else teacher
-    rows_known = 0 if known is None else known.shape[2] if known.ndim == 4 else -1
-    rows_accepted = range(height + 1) if teacher is None else [height]
-    if known is not None and (
-        tuple(known.shape) != (batch, 3, rows_known, width) or rows_known not in rows_accepted or known.is_floating_point()
-    ):
-        name, rows = ("given", f"0 to {height}") if teacher is None else ("teacher", str(height))
-        raise ValueError(f"{name} is {known.dtype} {tuple(known.shape)}; accepted: uint8 ({batch}, 3, {rows}, {width})")
-    like = pixelcnn_pp.out.gain.detach()
+    known = _check_known(teacher, given, batch, height, width)
     was_training = pixelcnn_pp.training
     pixelcnn_pp.eval()
-    x = like.new_zeros(batch, 3, height, width)
-    if known is not None:
-        x[:, :, :rows_known] = scale_to_unit(known, like.dtype).to(like.device)
-    uniforms = None
-    if rows_known < height:
-        uniforms = keyed_uniforms(seed, stream, range(first, first + batch), (height, width, pixelcnn_pp.mixtures + 3), like)
-    all_logits = like.new_empty(batch, 10 * pixelcnn_pp.mixtures, height, width) if return_logits else None
-    # one row of each, (W, B, ...), and its columns: a step reads and writes the same addresses in every row
-    row_noise, row_x = like.new_empty(width, batch, pixelcnn_pp.mixtures + 3), like.new_empty(width, batch, 3)
-    row_logits = like.new_empty(width, batch, 10 * pixelcnn_pp.mixtures)
-    noise, pixels, kept = row_noise.unbind(), row_x.unbind(), row_logits.unbind()
-    network: CachedPixelCNNpp | _FullPasses = (CachedPixelCNNpp if cached else _FullPasses)(pixelcnn_pp, batch, height, width, features)
-    steps = Steps(like.device, record=cached)
-
-    def step(draws: bool, column: int) -> None:
-        logits = network.logits(column)
-        if return_logits:
-            kept[column].copy_(logits)
-        if draws:
-            pixels[column].copy_(sample_mixture(logits, noise[column][:, :-3], noise[column][:, -3:], round_pixels, temperature))
-        network.write(column, pixels[column])
-
-    progress = Progress(height, label, "row") if label else None
-    for row in range(height):
-        draws = row >= rows_known
-        row_x.copy_(x[:, :, row].permute(2, 0, 1))
-        if uniforms is not None:
-            row_noise.copy_(uniforms[:, row].transpose(0, 1))
-        network.start_row(row)
-        for column in range(width):
-            steps.run((network.phase, draws, column), partial(step, draws, column))
-        network.end_row()
-        x[:, :, row] = row_x.permute(1, 2, 0)
-        if all_logits is not None:
-            all_logits[:, :, row] = row_logits.permute(1, 2, 0)
-        if progress is not None:
-            progress.update()
+    pixels = _Pixels(pixelcnn_pp, features, known, (batch, height, width), KeyedNumbers(seed, stream, range(first, first + batch)))
+    pixels.draw(cached, options.round_pixels if options else True, options.temperature if options else 1.0, return_logits, label)
     pixelcnn_pp.train(was_training)
-    x_uint8 = torch.round(x * 127.5 + 127.5).to(torch.uint8)
-    return x_uint8 if all_logits is None else (x_uint8, all_logits)
+    x_uint8 = torch.round(pixels.x * 127.5 + 127.5).to(torch.uint8)
+    return (x_uint8, pixels.logits) if pixels.logits is not None else x_uint8
+
+
+def _check_known(teacher: Tensor | None, given: Tensor | None, batch: int, height: int, width: int) -> Tensor | None:
+    """Return the first rows of the images that are known, all of them with a teacher.
+
+    Raises:
+        ValueError: they do not fit the images.
+    """
+    known = given if teacher is None else teacher
+    if known is None:
+        return None
+    name, accepted = ("given", range(height + 1)) if teacher is None else ("teacher", range(height, height + 1))
+    fits = known.ndim == 4 and known.shape[2] in accepted and tuple(known.shape) == (batch, 3, known.shape[2], width)
+    if not fits or known.is_floating_point():
+        rows = f"0 to {height}" if teacher is None else str(height)
+        raise ValueError(f"{name} is {known.dtype} {tuple(known.shape)}; accepted: uint8 ({batch}, 3, {rows}, {width})")
+    return known
+
+
+class _Pixels:
+    """The buffers of a batch of images that is drawn, and the loop over their pixels.
+
+    One row of each buffer, (W, B, ...), is unbound into columns: a step reads and writes the same addresses in every row, so that it
+    can be recorded as a CUDA graph.
+    """
+
+    def __init__(
+        self, model: PixelCNNpp, features: Tensor | None, known: Tensor | None, size: tuple[int, int, int], numbers: KeyedNumbers
+    ) -> None:
+        batch, height, width = size
+        self.model, self.features, self.size = model, features, size
+        like = self.like = model.out.gain.detach()
+        self.x = like.new_zeros(batch, 3, height, width)
+        self.rows_known = 0 if known is None else known.shape[2]
+        if known is not None:
+            self.x[:, :, : self.rows_known] = ((known.to(like.dtype) - 127.5) / 127.5).to(like.device)
+        self.uniforms: Tensor | None = None
+        if self.rows_known < height:
+            self.uniforms = numbers.uniform(0, (batch, height, width, model.mixtures + 3), like)
+        self.logits: Tensor | None = None
+        self.row_noise, self.row_x = like.new_empty(width, batch, model.mixtures + 3), like.new_empty(width, batch, 3)
+        self.row_logits = like.new_empty(width, batch, 10 * model.mixtures)
+
+    def draw(self, cached: bool, round_pixels: bool, temperature: float, keep_logits: bool, label: str | None) -> None:
+        """Draw all rows that are not known."""
+        batch, height, width = self.size
+        if keep_logits:
+            self.logits = self.like.new_empty(batch, 10 * self.model.mixtures, height, width)
+        noise, pixels, kept = self.row_noise.unbind(), self.row_x.unbind(), self.row_logits.unbind()
+        network = (CachedPixelCNNpp if cached else _FullPasses)(self.model, batch, height, width, self.features)
+        steps = RecordedSteps(self.like.device, record=cached)
+
+        def step(draws: bool, column: int) -> None:
+            logits = network.logits(column)
+            if keep_logits:
+                kept[column].copy_(logits)
+            if draws:
+                pixels[column].copy_(sample_mixture(logits, noise[column][:, :-3], noise[column][:, -3:], round_pixels, temperature))
+            network.write(column, pixels[column])
+
+        progress = Progress(height, label, "row") if label else None
+        for row in range(height):
+            draws = row >= self.rows_known
+            self._begin_row(row)
+            network.start_row(row)
+            for column in range(width):
+                steps.run((network.phase, draws, column), partial(step, draws, column))
+            network.end_row()
+            self._end_row(row)
+            if progress is not None:
+                progress.update()
+
+    def _begin_row(self, row: int) -> None:
+        self.row_x.copy_(self.x[:, :, row].permute(2, 0, 1))
+        if self.uniforms is not None:
+            self.row_noise.copy_(self.uniforms[:, row].transpose(0, 1))
+
+    def _end_row(self, row: int) -> None:
+        self.x[:, :, row] = self.row_x.permute(1, 2, 0)
+        if self.logits is not None:
+            self.logits[:, :, row] = self.row_logits.permute(1, 2, 0)
 
 
 class _FullPasses:
@@ -146,94 +169,4 @@ class _FullPasses:
         self.x[:, :, self.row, column] = pixel
 
     def end_row(self) -> None:
-        pass
-
-
-def draw(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place) -> None:
-    """Make the images of a cell that the figures show, with the same test images and noise for every cell.
-
-    Writes samples.npz, uint8 (N, height, width, 3). A cell with a VAE: original, reconstruction (f(z), z from the posterior),
-    prior (f(z), z from the prior). With a PixelCNN besides: reconstruction_sample and prior_sample given these f(z), and
-    completion, the original with all but its first rows drawn anew given the reconstruction's f(z). The VAE alone:
-    prior_draw, a draw from p(y|z). The PixelCNN alone: original, prior_sample and completion.
-
-    Args:
-        params: of the preset.
-        cell: which model.
-        seed: of its training.
-        data: folder of `agave prepare`.
-        weights: model.safetensors of the cell.
-        output: folder for samples.npz and samples.json.
-        place: where it runs.
-
-    Raises:
-        UserError: bad input.
-    """
-    device = set_up(params.compute, place.device, place.threads)
-    images = load_images(data, "test")
-    count = params.sample.images
-    if count > len(images):
-        raise UserError(f"sample.images {count}: there are only {len(images)} test images")
-    model = load_model(weights, params.model, params.prepare.image_size, cell).to(device).eval()
-    options = {"cell": cell.name, "seed": seed, "sample": params.sample.model_dump()}
-    record = Record("sample", options, {"images": data / "test.npy", "model": weights}, str(device))
-    x_uint8 = images_to_tensor(images[:count], device)
-    parts: dict[str, list[Tensor]] = {}
-    for start in range(0, count, params.sample.batch):
-        piece = _draw_batch(model, x_uint8[start : start + params.sample.batch], start, params, f"sample {cell.name} seed {seed}")
-        for name, tensor in piece.items():
-            parts.setdefault(name, []).append(tensor)
-    arrays = {name: _to_array(torch.cat(tensors)) for name, tensors in parts.items()}
-    write_npz(output / "samples.npz", arrays)
-    record.write(output / "samples.json", [output / "samples.npz"], threads=torch.get_num_threads())
-
-
-@torch.inference_mode()
-def _draw_batch(model: AGAVE, x_uint8: Tensor, start: int, params: Params, label: str) -> dict[str, Tensor]:
-    count, size, seed = len(x_uint8), params.prepare.image_size, params.sample.seed
-    images = range(start, start + count)
-
-    def pixels(features: Tensor | None, stream: int, name: str, given: Tensor | None = None) -> Tensor:
-        assert model.pixelcnn_pp is not None
-        drawn = sample(
-            model.pixelcnn_pp,
-            features,
-            batch=count,
-            shape=(size, size),
-            seed=seed,
-            first=start,
-            stream=stream,
-            round_pixels=params.sample.round_pixels,
-            temperature=params.sample.temperature,
-            given=given,
-            label=f"{label} {name}",
-        )
-        assert isinstance(drawn, Tensor)
-        return drawn
-
-    given = x_uint8[:, :, : params.sample.completion_rows]
-    if model.vae is None:
-        drawn = {"prior_sample": pixels(None, PIXELS_GIVEN_PRIOR, "prior"), "completion": pixels(None, PIXELS, "completion", given)}
-        return {"original": x_uint8} | drawn
-    like = next(model.parameters())
-    found = {"original": x_uint8}
-    for name, stream, pixel_stream in (
-        ("reconstruction", POSTERIOR, PIXELS_GIVEN_POSTERIOR),
-        ("prior", PRIOR, PIXELS_GIVEN_PRIOR),
-    ):
-        records = model.vae.encode(x_uint8) if stream == POSTERIOR else None
-        mean, _ = model.vae.decode(records, count, keyed_noise(seed, stream, images, [0] * count, like))
-        found[name] = torch.floor(mean).clamp(0, 255).to(torch.uint8)  # value v occupies [v, v + 1)
-        if model.pixelcnn_pp is not None:
-            found[f"{name}_sample"] = pixels(model.features(mean), pixel_stream, name)
-            if name == "reconstruction":
-                found["completion"] = pixels(model.features(mean), PIXELS, "completion", given)
-        elif name == "prior":
-            uniforms = keyed_uniforms(seed, pixel_stream, images, tuple(mean.shape[1:]), like)
-            found["prior_draw"] = sample_discretized_logistic(mean, model.vae.log_scale, uniforms, model.levels)
-    return found
-
-
-def _to_array(x: Tensor) -> NDArray[np.uint8]:
-    """(N, 3, H, W) uint8 tensor -> (N, H, W, 3) array."""
-    return np.ascontiguousarray(x.cpu().permute(0, 2, 3, 1).numpy())
+        """Do nothing: the next pass computes everything anew."""

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agave.models.gated_block import GatedBlock
 from agave.models.layers import WeightNormConv2d
-from agave.models.ops import concat_elu
-from agave.models.pixelcnn_pp import GatedBlock, PixelCNNpp
+from agave.models.ops.fused import exponential_part
+from agave.models.pixelcnn_pp import PixelCNNpp
 
 
 class _RowConv:
@@ -77,11 +78,11 @@ class _RowBlock:
         self.injection = block.inject(feature) if block.inject is not None and feature is not None else None  # (B, 2F, H, W)
 
     def step(self, row_index: int, t: Tensor, skip: Tensor | None) -> Tensor:
-        self.conv1.push(concat_elu(t))
+        self.conv1.push(_concat_elu(t))
         c = self.conv1.output()
         if self.skip is not None and skip is not None:
-            c = c + F.conv2d(concat_elu(skip), *self.skip)
-        self.conv2.push(concat_elu(c))
+            c = c + F.conv2d(_concat_elu(skip), *self.skip)
+        self.conv2.push(_concat_elu(c))
         c = self.conv2.output()
         if self.injection is not None:
             c = c + self.injection[:, :, row_index : row_index + 1]
@@ -122,7 +123,7 @@ class _PixelBlock:
 
     def start_row(self, row_index: int, u: Tensor) -> None:
         """Take the row (B, F, 1, W) of the vertical stream that this row of pixels reads."""
-        _by_pixel(F.conv2d(concat_elu(u), self.u_weight, self.row_bias), self.row1)
+        _by_pixel(F.conv2d(_concat_elu(u), self.u_weight, self.row_bias), self.row1)
         if self.injection is not None:
             self.row2.copy_(self.injection[row_index])
 
@@ -164,6 +165,12 @@ class _Upsize:
     def push(self, column: int, ul: Tensor) -> None:
         torch.addmm(self.bias, ul, self.matrix, out=self.block)
         self.places[column].copy_(self.by_place)
+
+
+def _concat_elu(x: Tensor) -> Tensor:
+    """Return elu([x, -x]): (B, C, ...) -> (B, 2C, ...)."""
+    exponential = exponential_part(x)
+    return torch.cat((torch.maximum(x, exponential), torch.maximum(-x, exponential)), dim=1)
 
 
 def _by_pixel(row: Tensor, out: Tensor) -> None:

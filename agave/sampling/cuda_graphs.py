@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 import torch
 
 
-class Steps:
+class RecordedSteps:
     """Runs steps; on a GPU a step that comes again is recorded once and replayed from then on.
 
     Steps of one key must do the same operations on the same addresses: what differs between them lies in tensors that are

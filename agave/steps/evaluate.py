@@ -1,18 +1,14 @@
-"""The step `evaluate`: the one-sample bound split into its terms, and the importance-sampled bound."""
+"""The step `evaluate`: the one-sample bound split into its terms, and the importance-sampled bound, of a trained cell."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from agave.auxiliary_image import auxiliary_image
 from agave.config import Params
@@ -22,50 +18,16 @@ from agave.data.arrays import load as load_images
 from agave.errors import UserError
 from agave.evaluation.importance import gather, growth_samples, iwae_bounds, shard_path, shard_range, write_shard
 from agave.evaluation.memory import default_budget, evaluation_cost
+from agave.evaluation.one_sample import Array, bound_columns, mean_and_error, one_sample_terms
 from agave.files import sha256
-from agave.folding import folded
 from agave.grid import Cell
 from agave.likelihoods import bits_per_dim
-from agave.models.agave import AGAVE
-from agave.noise import POSTERIOR, keyed_noise
+from agave.models import SYSTEMS
+from agave.models.files import load_cell
+from agave.models.layers import folded
 from agave.provenance.run_record import Record
-from agave.runtime.checkpoints import RollingState
-from agave.runtime.checkpoints import identity as state_name
-from agave.runtime.devices import set_up
-from agave.runtime.progress import Progress
-from agave.training.job import Place, images_to_tensor, load_model
-
-Array = NDArray[np.float64]
-
-
-@torch.inference_mode()
-def one_sample_terms(model: AGAVE, x_uint8: Tensor, y_uint8: Tensor, *, seed: int, batch: int, label: str = "evaluate") -> dict[str, Array]:
-    """The terms of the one-sample bound for every image.
-
-    Args:
-        model: in evaluation mode.
-        x_uint8: (N, 3, H, W).
-        y_uint8: (N, 3, r, r).
-        seed: of the latent noise, keyed by image.
-        batch: images per forward pass.
-        label: for the progress bar.
-
-    Returns:
-        {"kl", "log_prob_x", "log_prob_y"}: (N,) nats, float64; without the entries that the model has no network for.
-    """
-    found: dict[str, list[Tensor]] = {"kl": [], "log_prob_x": [], "log_prob_y": []}
-    with Progress(len(x_uint8), label, "image") as progress:
-        for start in range(0, len(x_uint8), batch):
-            x, y = x_uint8[start : start + batch], y_uint8[start : start + batch]
-            images = range(start, start + len(x))
-            noise = keyed_noise(seed, POSTERIOR, images, [0] * len(x), like=next(model.parameters()))
-            terms = model(x, y, noise)
-            for name, values in found.items():
-                value = getattr(terms, name)
-                if value is not None:
-                    values.append(value.double().cpu())
-            progress.update(len(x))
-    return {name: torch.cat(values).numpy() for name, values in found.items() if values}
+from agave.runtime.checkpoints import RollingState, identity
+from agave.runtime.devices import Place, images_to_tensor, set_up
 
 
 @dataclass(frozen=True)
@@ -83,151 +45,176 @@ class Options:
     precision: str = "float32"
 
 
-def evaluate(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place, options: Options) -> None:
-    """The one-sample bound of a trained cell on all test images, as bound.csv and per_image.npz.
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated.
 
-    Args:
+    Attributes:
         params: of the preset.
         cell: which model.
         seed: of its training; the noise of the evaluation has its own (`evaluate.seed`).
         data: folder of `agave prepare`.
         weights: model.safetensors of the cell.
         output: folder for the results.
-        place: where it runs.
         options: how it runs.
+    """
+
+    params: Params
+    cell: Cell
+    seed: int
+    data: Path
+    weights: Path
+    output: Path
+    options: Options = Options()
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The files that are read."""
+        return {"images": self.data / "test.npy", "model": self.weights}
+
+    def described(self) -> dict[str, Any]:
+        """Return what decides the values, besides the inputs."""
+        evaluate = self.params.evaluate.model_dump(exclude={"batch"})
+        return {"cell": self.cell.name, "seed": self.seed, "evaluate": evaluate, "precision": self.options.precision}
+
+    def row(self, images: int) -> dict[str, Any]:
+        """Return the first columns of a result."""
+        cell, plain = self.cell, not self.cell.has_vae
+        return {
+            "cell": cell.name,
+            "kind": cell.kind,
+            "kl_weight": None if plain else cell.kl_weight,
+            "levels": None if plain else cell.levels,
+            "resolution": None if plain else cell.resolution,
+            "auxiliary": None if plain else cell.auxiliary,
+            "seed": self.seed,
+            "data_set": json.loads((self.data / "manifest.json").read_text(encoding="utf-8"))["name"]["test"],
+            "images": images,
+            "precision": self.options.precision,
+        }
+
+    def iwae_images(self) -> tuple[ImageArray, str]:
+        """Return the images of the importance-sampled bound, and a hash of all that decides its values.
+
+        Raises:
+            UserError: the system has no latent variables, or there are too few images.
+        """
+        if SYSTEMS[self.cell.system].bound == "exact":
+            raise UserError(f"{self.cell.name}: has no latent variables, its one-sample bound is exact; accepted: a cell with a VAE")
+        images = load_images(self.data, "test")
+        chosen = self.params.evaluate.iwae_images
+        if chosen is not None and chosen > len(images):
+            raise UserError(f"evaluate.iwae_images {chosen}: there are only {len(images)} test images")
+        if self.options.shard is not None:
+            shard_range(*self.options.shard, images=len(images[:chosen]))
+        return images[:chosen], identity(inputs={name: sha256(path) for name, path in self.inputs.items()}, **self.described())
+
+
+class _Run:
+    """The model of an evaluation on its device, images as tensors, the batch that fits, the run record."""
+
+    def __init__(self, evaluation: Evaluation, place: Place, images: ImageArray) -> None:
+        params, cell, options = evaluation.params, evaluation.cell, evaluation.options
+        self.device = set_up(params.compute, place.device, place.threads)
+        budget = default_budget(self.device) if options.memory is None else options.memory
+        self.batch = evaluation_cost(params, cell).batch(budget, params.evaluate.batch)
+        self.model = load_cell(evaluation.weights, params, cell).to(self.device).eval()
+        self.model.likelihood_dtype = torch.float64
+        self.record = Record("evaluate", evaluation.described(), evaluation.inputs, str(self.device))
+        self.x_uint8 = images_to_tensor(images, self.device)
+        self.y_uint8 = auxiliary_image(self.x_uint8, cell.resolution)
+        self.label = f"evaluate {cell.name} seed {evaluation.seed}"
+        # the precision of the convolutions; what a likelihood is given is never rounded
+        self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=options.precision == "bfloat16")
+
+
+def evaluate_bound(evaluation: Evaluation, place: Place) -> None:
+    """Write the one-sample bound of a cell on all test images: bound.csv and per_image.npz.
 
     Raises:
-        UserError: bad input.
+        UserError: bad input, or a value that is not finite.
     """
-    job = _Job(params, cell, seed, data, weights, place, options, load_images(data, "test"))
-    with job.autocast(), folded(job.model):
-        values = one_sample_terms(job.model, job.x_uint8, job.y_uint8, seed=params.evaluate.seed, batch=job.batch, label=job.label)
-    row = job.row() | bound_columns(values, job.dimensions, 3 * cell.resolution**2)
+    params, cell, output = evaluation.params, evaluation.cell, evaluation.output
+    run = _Run(evaluation, place, load_images(evaluation.data, "test"))
+    with run.autocast, folded(run.model):
+        values = one_sample_terms(run.model, run.x_uint8, run.y_uint8, seed=params.evaluate.seed, batch=run.batch, label=run.label)
     _check_finite(values, cell)
+    row = evaluation.row(len(run.x_uint8)) | bound_columns(values, run.x_uint8[0].numel(), 3 * cell.resolution**2)
     files = [output / "bound.csv", output / "per_image.npz"]
     write_table(files[0], [row])
     write_npz(files[1], values)
-    job.record.write(output / "bound.json", files, threads=torch.get_num_threads(), batch=job.batch)
+    run.record.write(output / "bound.json", files, threads=torch.get_num_threads(), batch=run.batch)
 
 
-def evaluate_iwae(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place, options: Options) -> None:
-    """The importance-sampled bound of a trained cell, on all test images or the first so many (`evaluate.iwae_images`).
+def evaluate_iwae(evaluation: Evaluation, place: Place) -> None:
+    """Write the importance-sampled bound of a cell on all test images or the first so many (`evaluate.iwae_images`).
 
     With `options.shard` only the images of that shard, as iwae-NUMBER-of-COUNT.npz for `gather_iwae`; else iwae.csv,
     growth.csv and iwae.npz. Finished images are kept in the state folder of `place`, and a rerun goes on from them.
 
-    Args, Raises: those of `evaluate`.
+    Raises:
+        UserError: bad input, or a value that is not finite.
     """
-    images, identity = _iwae_images(params, cell, seed, data, weights, options)
-    number, count = options.shard or (1, 1)
+    images, name = evaluation.iwae_images()
+    number, count = evaluation.options.shard or (1, 1)
     part = shard_range(number, count, len(images))
-    job = _Job(params, cell, seed, data, weights, place, options, images[part.start : part.stop])
+    run = _Run(evaluation, place, images[part.start : part.stop])
     state = RollingState(
-        place.state / state_name(evaluation=identity, source=place.source, device=job.device.type, images=[part.start, part.stop])
+        place.state / identity(evaluation=name, source=place.source, device=run.device.type, images=[part.start, part.stop])
     )
     try:
-        with job.autocast():
+        with run.autocast:
             values = iwae_bounds(
-                job.model,
-                job.x_uint8,
-                job.y_uint8,
-                samples=params.evaluate.iwae_samples,
-                seed=params.evaluate.seed,
-                batch=job.batch,
+                run.model,
+                run.x_uint8,
+                run.y_uint8,
+                samples=evaluation.params.evaluate.iwae_samples,
+                seed=evaluation.params.evaluate.seed,
+                batch=run.batch,
                 first=part.start,
                 state=state,
                 stop=place.stop,
-                label=job.label,
+                label=run.label,
             )
     finally:
         state.close()
-    _check_finite(values, cell, part.start)
-    if options.shard is not None:
-        path = shard_path(output, number, count)
-        write_shard(path, values, part.start, identity)
-        job.record.write(path.with_suffix(".json"), [path], threads=torch.get_num_threads(), batch=job.batch)
-    else:
-        _write_iwae(params, cell, values, job.row(), output, job.record, batch=job.batch)
+    _check_finite(values, evaluation.cell, part.start)
+    if evaluation.options.shard is None:
+        _write_iwae(evaluation, values, run.record, batch=run.batch)
+        return
+    path = shard_path(evaluation.output, number, count)
+    write_shard(path, values, part.start, name)
+    run.record.write(path.with_suffix(".json"), [path], threads=torch.get_num_threads(), batch=run.batch)
 
 
-def gather_iwae(
-    params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, count: int, precision: str = "float32"
-) -> None:
-    """Join the `count` shards of `evaluate_iwae` that lie in `output` into iwae.csv, growth.csv and iwae.npz.
+def gather_iwae(evaluation: Evaluation, count: int) -> None:
+    """Join the `count` shards of `evaluate_iwae` that lie in the output folder into iwae.csv, growth.csv and iwae.npz.
 
-    Args, Raises: those of `evaluate`.
+    Raises:
+        UserError: bad input, or a shard is missing or belongs to another evaluation.
     """
-    options = Options(precision=precision)
-    images, identity = _iwae_images(params, cell, seed, data, weights, options)
-    shards = {f"shard {number}": shard_path(output, number, count) for number in range(1, count + 1)}
+    images, name = evaluation.iwae_images()
+    shards = {f"shard {number}": shard_path(evaluation.output, number, count) for number in range(1, count + 1)}
     shard_range(1, count, len(images))
-    values = gather(output, count, len(images), identity)
-    record = Record("evaluate", _described(params, cell, seed, options), {"images": data / "test.npy", "model": weights} | shards)
-    _write_iwae(params, cell, values, _describe(cell, seed, data, len(images), options), output, record)
+    values = gather(evaluation.output, count, len(images), name)
+    _write_iwae(evaluation, values, Record("evaluate", evaluation.described(), evaluation.inputs | shards))
 
 
-class _Job:
-    """What both evaluations need: the model on its device, images as tensors, the batch that fits, the run record."""
-
-    def __init__(
-        self, params: Params, cell: Cell, seed: int, data: Path, weights: Path, place: Place, options: Options, images: ImageArray
-    ) -> None:
-        self.device = set_up(params.compute, place.device, place.threads)
-        cost = evaluation_cost(params.model, params.prepare.image_size, cell)
-        budget = default_budget(self.device) if options.memory is None else options.memory
-        self.batch = cost.batch(budget, params.evaluate.batch)
-        self.model = load_model(weights, params.model, params.prepare.image_size, cell).to(self.device).eval()
-        self.model.likelihood_dtype = torch.float64
-        inputs = {"images": data / "test.npy", "model": weights}
-        self.record = Record("evaluate", _described(params, cell, seed, options), inputs, str(self.device))
-        self.x_uint8 = images_to_tensor(images, self.device)
-        self.y_uint8 = auxiliary_image(self.x_uint8, cell.resolution)
-        self.dimensions = self.x_uint8[0].numel()
-        self.label = f"evaluate {cell.name} seed {seed}"
-        self._row = _describe(cell, seed, data, len(images), options)
-        self._bfloat16 = options.precision == "bfloat16"
-
-    def autocast(self) -> torch.autocast:
-        """The precision of the convolutions; what a likelihood is given is never rounded."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
-
-    def row(self) -> dict[str, Any]:
-        """The first columns of a result."""
-        return dict(self._row)
-
-
-def _iwae_images(params: Params, cell: Cell, seed: int, data: Path, weights: Path, options: Options) -> tuple[ImageArray, str]:
-    """The images of the importance-sampled bound, and a hash of all that decides its values."""
-    if not cell.has_vae:
-        raise UserError(f"{cell.name}: has no latent variables, its one-sample bound is exact; accepted: a cell with a VAE")
-    images = load_images(data, "test")
-    chosen = params.evaluate.iwae_images
-    if chosen is not None and chosen > len(images):
-        raise UserError(f"evaluate.iwae_images {chosen}: there are only {len(images)} test images")
-    if options.shard is not None:
-        shard_range(*options.shard, images=len(images[:chosen]))
-    inputs = {"images": sha256(data / "test.npy"), "model": sha256(weights)}
-    return images[:chosen], state_name(inputs=inputs, **_described(params, cell, seed, options))
-
-
-def _described(params: Params, cell: Cell, seed: int, options: Options) -> dict[str, Any]:
-    """What decides the values of an evaluation, besides its inputs."""
-    return {"cell": cell.name, "seed": seed, "evaluate": params.evaluate.model_dump(exclude={"batch"}), "precision": options.precision}
-
-
-def _write_iwae(
-    params: Params, cell: Cell, values: dict[str, Array], row: dict[str, Any], output: Path, record: Record, **facts: Any
-) -> None:
-    dimensions = 3 * params.prepare.image_size**2
-    samples = params.evaluate.iwae_samples
+def _write_iwae(evaluation: Evaluation, values: dict[str, Array], record: Record, **facts: Any) -> None:
+    params, output = evaluation.params, evaluation.output
+    dimensions, samples = 3 * params.prepare.image_size**2, params.evaluate.iwae_samples
+    row = evaluation.row(len(values["iwae"]))
     bounds = bits_per_dim(-values["growth"], dimensions)  # (N, numbers of samples)
-    growth = []
-    for column, count in enumerate(growth_samples(samples)):
-        bound = dict(_mean_and_error("iwae_bits_per_dim", bounds[:, column]))
-        growth.append(row | {"samples": count} | bound | dict(_mean_and_error("gain", bounds[:, 0] - bounds[:, column])))
+    growth = [
+        row
+        | {"samples": count}
+        | mean_and_error("iwae_bits_per_dim", bounds[:, column])
+        | mean_and_error("gain", bounds[:, 0] - bounds[:, column])
+        for column, count in enumerate(growth_samples(samples))
+    ]
     row = row | {"samples": samples}
     for name in ("elbo", "iwae"):
-        row |= dict(_mean_and_error(f"{name}_bits_per_dim", bits_per_dim(-values[name], dimensions)))
+        row |= mean_and_error(f"{name}_bits_per_dim", bits_per_dim(-values[name], dimensions))
     files = [output / name for name in ("iwae.csv", "growth.csv", "iwae.npz")]
     write_table(files[0], [row])
     write_table(files[1], growth)
@@ -239,57 +226,6 @@ def _check_finite(values: dict[str, Array], cell: Cell, first: int = 0) -> None:
     for term, nats in values.items():
         if not np.isfinite(nats).all():
             wrong = np.argwhere(~np.isfinite(nats))[0]
-            value = nats[tuple(wrong)]
             raise UserError(
-                f"{cell.name}: {term} of test image {first + wrong[0]} is {value}; accepted: finite values. Nothing was written"
+                f"{cell.name}: {term} of test image {first + wrong[0]} is {nats[tuple(wrong)]}; accepted: finite values. Nothing was written"
             )
-
-
-def bound_columns(terms: dict[str, Array], dimensions: int, auxiliary_dimensions: int) -> dict[str, float | None]:
-    """Means over images and their standard errors, from the per-image terms in nats.
-
-    Args:
-        terms: of `one_sample_terms`.
-        dimensions: D = 3 H W of x.
-        auxiliary_dimensions: E = 3 r^2 of y.
-
-    Returns:
-        kl, vae_reconstruction, pixelcnn_reconstruction (bits per dimension of x), vae_bits_per_dim (bits per dimension of y),
-        pixelcnn_bits_per_dim (of x), each with its standard error; None where a network is absent.
-    """
-    kl = bits_per_dim(terms["kl"], dimensions)
-    x = bits_per_dim(-terms["log_prob_x"], dimensions) if "log_prob_x" in terms else None
-    y = bits_per_dim(-terms["log_prob_y"], dimensions) if "log_prob_y" in terms else None
-    columns = {
-        "kl": kl,
-        "vae_reconstruction": y,
-        "pixelcnn_reconstruction": x,
-        "vae_bits_per_dim": None if y is None else (kl + y) * dimensions / auxiliary_dimensions,
-        "pixelcnn_bits_per_dim": None if x is None else kl + x,
-    }
-    pairs = [list(_mean_and_error(name, value)) for name, value in columns.items()]
-    return dict([pair[0] for pair in pairs] + [pair[1] for pair in pairs])
-
-
-def _mean_and_error(name: str, values: Any) -> Iterator[tuple[str, float | None]]:
-    yield name, None if values is None else float(np.mean(values))
-    error = None
-    if values is not None and len(values) > 1:
-        error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    yield f"{name}_standard_error", error
-
-
-def _describe(cell: Cell, seed: int, data: Path, images: int, options: Options) -> dict[str, Any]:
-    plain = cell.kind == "pixelcnn_pp"
-    return {
-        "cell": cell.name,
-        "kind": cell.kind,
-        "kl_weight": None if plain else cell.kl_weight,
-        "levels": None if plain else cell.levels,
-        "resolution": None if plain else cell.resolution,
-        "auxiliary": None if plain else cell.auxiliary,
-        "seed": seed,
-        "data_set": json.loads((data / "manifest.json").read_text())["name"]["test"],
-        "images": images,
-        "precision": options.precision,
-    }

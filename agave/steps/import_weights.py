@@ -13,10 +13,11 @@ from agave.data.arrays import read_array_file, write_npz
 from agave.errors import UserError
 from agave.files import atomic_write, sha256
 from agave.grid import Cell
+from agave.models.files import describe_model, load_cell
 from agave.models.pixelcnn_pp import load_published_weights, published_weights
+from agave.models.pixelcnn_pp_alone import PixelCNNppAlone
 from agave.provenance.run_record import Record
 from agave.runtime.checkpoints import read_tensors, write_tensors
-from agave.training.job import FORMAT, load_model, make_model
 
 ENDINGS = (".npz", ".safetensors")
 
@@ -34,21 +35,13 @@ def import_pixelcnn_pp(params: Params, weights: Path, output: Path) -> None:
     """
     arrays: dict[str, Any] = _read(weights)
     cell = Cell("pixelcnn_pp", resolution=params.prepare.image_size)
-    model = make_model(params.model, params.prepare.image_size, cell)
-    assert model.pixelcnn_pp is not None
+    model = PixelCNNppAlone.from_options(params.model, params.prepare.image_size)
     try:
         load_published_weights(model.pixelcnn_pp, arrays)
     except ValueError as error:
         raise UserError(f"{weights}: {error}") from None
     record = Record("pretrain", {"imported": True, "model": params.model.model_dump()}, {"weights": weights})
-    metadata = {
-        "format": FORMAT,
-        "step": "pretrain",
-        "cell": cell.name,
-        "resolution": cell.resolution,
-        "imported_sha256": sha256(weights),
-        "model": params.model.model_dump(),
-    }
+    metadata = describe_model(cell, params) | {"step": "pretrain", "imported_sha256": sha256(weights)}
     files = [output / "model.safetensors", output / "raw.safetensors"]
     for path in files:
         write_tensors(path, model.state_dict(), metadata)
@@ -69,9 +62,9 @@ def export_pixelcnn_pp(params: Params, model: Path, output: Path) -> None:
     if output.suffix not in ENDINGS:
         raise UserError(f"{output}: accepted endings: {', '.join(ENDINGS)}")
     size = params.prepare.image_size
-    network = load_model(model, params.model, size, Cell("pixelcnn_pp", resolution=size)).pixelcnn_pp
-    assert network is not None
-    arrays = {name: tensor.contiguous() for name, tensor in published_weights(network).items()}
+    loaded = load_cell(model, params, Cell("pixelcnn_pp", resolution=size))
+    assert isinstance(loaded, PixelCNNppAlone), "the system of the cell pixelcnn_pp"
+    arrays = {name: tensor.contiguous() for name, tensor in published_weights(loaded.pixelcnn_pp).items()}
     if output.suffix == ".npz":
         write_npz(output, {name: tensor.numpy() for name, tensor in arrays.items()})
         return

@@ -129,7 +129,7 @@ def image_file(wildcards):
 
 
 def pretrained_files(wildcards):
-    """The pretrained networks that a joint training starts from, as {option of `agave joint`: path}."""
+    """The pretrained networks that a joint training starts from, as {part of the model: path}."""
     cell, folder, files = cell_of(wildcards), f"{RESULTS}/pretrain", {}
     if cell.has_vae:
         files["vae"] = f"{folder}/vae-resolution~{cell.resolution}/seed~{wildcards.seed}/model.safetensors"
@@ -140,7 +140,7 @@ def pretrained_files(wildcards):
 
 def pretrained_options(wildcards):
     """`pretrained_files` as options on the command line."""
-    return " ".join(f"--{option} {path}" for option, path in pretrained_files(wildcards).items())
+    return " ".join(f"--{part.replace('_', '-')} {path}" for part, path in pretrained_files(wildcards).items())
 
 
 def shown(chosen):

@@ -81,15 +81,20 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def is_eager_cpu(x: Tensor) -> bool:
+    """Return whether x is an ordinary tensor on a CPU, of a type that the kernels know, outside torch.compile."""
+    return x.device.type == "cpu" and x.dtype in SUFFIXES and type(x) is Tensor and not torch.compiler.is_compiling()
+
+
 def serve(*tensors: Tensor, channels_last: bool = True) -> bool:
-    """Whether the kernels can be called on these: on the processor, of one type that they know, dense, in one order in memory.
+    """Return whether the kernels can be called on these: on a CPU, of one type that they know, dense, in one order in memory.
 
     Args:
         tensors: to be asked about.
         channels_last: whether that order must be channels last.
     """
     first = tensors[0]
-    if first.device.type != "cpu" or first.dtype not in SUFFIXES or type(first) is not Tensor or torch.compiler.is_compiling():
+    if not is_eager_cpu(first):
         return False
     if channels_last:
         fits = all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)

@@ -1,0 +1,77 @@
+"""Trained models on disk: model.safetensors, whose metadata say which model it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agave.config import Model, Params
+from agave.errors import UserError
+from agave.grid import Cell
+from agave.models import SYSTEMS, make_model
+from agave.models.interface import LikelihoodModel
+from agave.runtime.checkpoints import load_weights, read_metadata, read_tensors
+
+FORMAT = "agave-model-2"
+"""Format 1 called PixelCNN++ `pixelcnn` and did not name the system."""
+
+
+def describe_model(cell: Cell, params: Params) -> dict[str, Any]:
+    """Return the metadata from which `load_model` makes a model of a cell."""
+    return {
+        "format": FORMAT,
+        "system": cell.system,
+        "cell": cell.name,
+        "image_size": params.prepare.image_size,
+        "resolution": cell.resolution,
+        "levels": cell.levels,
+        "model": params.model.model_dump(),
+    }
+
+
+def load_model(path: Path) -> LikelihoodModel:
+    """Return a trained model in evaluation mode, made as its metadata say.
+
+    Raises:
+        UserError: the file is missing, damaged or of another format.
+    """
+    metadata = read_model_metadata(path)
+    try:
+        options = Model.model_validate(metadata["model"])
+        model = SYSTEMS[metadata["system"]].from_options(
+            options, metadata["image_size"], resolution=metadata["resolution"], levels=metadata["levels"]
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: its metadata describe no model of this version ({error}); accepted: {FORMAT}") from None
+    load_weights(model, read_tensors(path), path)
+    return model.eval()
+
+
+def load_cell(path: Path, params: Params, cell: Cell) -> LikelihoodModel:
+    """Return the trained model of a cell, made as the parameters say.
+
+    Raises:
+        UserError: the file is missing, damaged, of another cell, or of another architecture than the parameters say.
+    """
+    metadata = read_model_metadata(path)
+    if metadata["cell"] != cell.name:
+        raise UserError(f"{path}: holds the model of cell {metadata['cell']}; accepted: {cell.name}")
+    stored, wanted = metadata["model"], params.model.model_dump()
+    for key in ("upsampling", "likelihood", "detach_features"):  # what no shape of a weight shows
+        if stored[key] != wanted[key]:
+            raise UserError(f"{path}: trained with model.{key} {stored[key]}; accepted: {wanted[key]}, as the parameters say")
+    model = make_model(cell.system, params, params.prepare.image_size, resolution=cell.resolution, levels=cell.levels)
+    load_weights(model, read_tensors(path), path)
+    return model
+
+
+def read_model_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of a model file.
+
+    Raises:
+        UserError: the file is missing, damaged or of another format.
+    """
+    metadata = read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path}: format {metadata.get('format')!r}; accepted: {FORMAT}")
+    return metadata

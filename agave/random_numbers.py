@@ -1,0 +1,126 @@
+"""Random numbers that depend on what they are for, never on how the work is cut.
+
+A forward pass is given all its random numbers: `LikelihoodModel.draw_noise` asks one of the classes here for them. `StepNumbers`
+serves training: an image of a batch meets the same numbers whatever part of the batch is computed together. `KeyedNumbers` serves
+evaluation and sampling: an image meets the same numbers whatever batch, shard or order it is computed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+POSTERIOR, PRIOR, PIXELS_GIVEN_POSTERIOR, PIXELS_GIVEN_PRIOR, PIXELS = range(5)
+"""Purposes of random numbers: streams that never overlap."""
+
+
+class RandomNumbers(Protocol):
+    """A source of random numbers for a batch; the first dimension of every shape counts its rows."""
+
+    def normal(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return standard normal numbers, with the dtype and on the device of `like`; `index` tells several draws apart."""
+
+    def uniform(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return uniform numbers in (0, 1), with the dtype and on the device of `like`."""
+
+    def random_bytes(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return uniform integers 0 to 255, uint8, on the device of `like`."""
+
+
+class StepNumbers:
+    """Random numbers of a step of training.
+
+    A step's batch may be computed in pieces, on one device after another or on several at once. Every piece draws for the whole
+    batch from the same seed and keeps its own rows: little beside the convolutions, and neither the number of devices nor the
+    size of a piece changes what an image meets.
+
+    Args:
+        seed: of the training; None draws from torch's global generator.
+        step: number of the step.
+        first: first row of this piece.
+        whole: rows of the whole batch; None: this piece is the batch.
+    """
+
+    def __init__(self, seed: int | None = None, step: int = 0, first: int = 0, whole: int | None = None) -> None:
+        self._seed: int | None = None
+        if seed is not None:
+            state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+            self._seed = int(state[0] >> np.uint64(1))
+        self._first, self._whole = first, whole
+        self._generator: torch.Generator | None = None
+
+    def normal(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return standard normal numbers; draws follow each other, so that `index` is not needed."""
+        drawn = torch.randn(self._of_batch(shape), device=like.device, dtype=like.dtype, generator=self._of(like))
+        return self._rows(drawn, shape)
+
+    def uniform(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return uniform numbers in [0, 1)."""
+        drawn = torch.rand(self._of_batch(shape), device=like.device, dtype=like.dtype, generator=self._of(like))
+        return self._rows(drawn, shape)
+
+    def random_bytes(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return uniform bytes; eight come from one draw of the generator."""
+        whole = self._of_batch(shape)
+        words = torch.empty(-(-math.prod(whole) // 8), dtype=torch.int64, device=like.device)
+        words.random_(-(2**63), None, generator=self._of(like))
+        return self._rows(words.view(torch.uint8)[: math.prod(whole)].view(whole), shape)
+
+    def _of(self, like: Tensor) -> torch.Generator | None:
+        if self._seed is not None and self._generator is None:
+            self._generator = torch.Generator(like.device).manual_seed(self._seed)
+        return self._generator
+
+    def _of_batch(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self._whole or shape[0], *shape[1:])
+
+    def _rows(self, drawn: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return drawn if len(drawn) == shape[0] else drawn[self._first : self._first + shape[0]]
+
+
+class KeyedNumbers:
+    """Random numbers of images: each row of a batch is an (image, sample) pair and has its own generator.
+
+    Args:
+        seed: of the experiment.
+        stream: what the numbers are for: POSTERIOR, PRIOR and so on.
+        images: image index of each row.
+        samples: sample index of each row; None: 0.
+
+    Source: Salmon et al. (2011), Philox; the key holds seed and image, the upper counter words sample, stream and index.
+    """
+
+    def __init__(self, seed: int, stream: int, images: Sequence[int], samples: Sequence[int] | None = None) -> None:
+        self.seed, self.stream, self.images = seed, stream, images
+        self.samples: Sequence[int] = [0] * len(images) if samples is None else samples
+
+    def normal(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return standard normal numbers of shape (rows, ...)."""
+        rows = [generator.standard_normal(shape[1:], dtype=np.float32) for generator in self._generators(index)]
+        return torch.from_numpy(np.stack(rows)).to(like)
+
+    def uniform(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return uniform numbers in [1e-5, 1 - 1e-5), the range of the published PixelCNN++ sampler, of shape (rows, ...)."""
+        rows = [generator.random(shape[1:]) for generator in self._generators(index)]
+        return torch.from_numpy(1e-5 + (1 - 2e-5) * np.stack(rows)).to(like)
+
+    def random_bytes(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return uniform bytes of shape (rows, ...)."""
+        rows = [generator.integers(0, 256, shape[1:], dtype=np.uint8) for generator in self._generators(index)]
+        return torch.from_numpy(np.stack(rows)).to(like.device)
+
+    def _generators(self, index: int) -> list[np.random.Generator]:
+        return [
+            keyed_generator(self.seed, image, sample, self.stream, index) for image, sample in zip(self.images, self.samples, strict=True)
+        ]
+
+
+def keyed_generator(seed: int, image: int, sample: int, stream: int, index: int = 0) -> np.random.Generator:
+    """Return the counter-based generator of one (seed, image, sample, stream, index)."""
+    counter = np.array([0, index, sample, stream], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=np.array([seed, image], dtype=np.uint64), counter=counter))

@@ -1,0 +1,58 @@
+"""The step `sample`: the images of a trained cell that the figures show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agave.config import Params
+from agave.data.arrays import load as load_images
+from agave.data.arrays import write_npz
+from agave.errors import UserError
+from agave.grid import Cell
+from agave.models.files import load_cell
+from agave.provenance.run_record import Record
+from agave.runtime.devices import Place, images_to_tensor, set_up
+
+
+def run(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place) -> None:
+    """Write samples.npz, uint8 arrays (N, height, width, 3), with the same test images and noise for every cell.
+
+    A cell with a VAE: original, reconstruction (f(z), z from the posterior), prior (f(z), z from the prior). With a PixelCNN++
+    besides: reconstruction_sample and prior_sample given these f(z), and completion, the original with all but its first rows drawn
+    anew given the reconstruction's f(z). The VAE alone: prior_draw, a draw from p(y|z). PixelCNN++ alone: original, prior_sample and
+    completion.
+
+    Args:
+        params: of the preset.
+        cell: which model.
+        seed: of its training.
+        data: folder of `agave prepare`.
+        weights: model.safetensors of the cell.
+        output: folder for samples.npz and samples.json.
+        place: where it runs.
+
+    Raises:
+        UserError: bad input.
+    """
+    device = set_up(params.compute, place.device, place.threads)
+    images = load_images(data, "test")
+    count, batch = params.sample.images, params.sample.batch
+    if count > len(images):
+        raise UserError(f"sample.images {count}: there are only {len(images)} test images")
+    model = load_cell(weights, params, cell).to(device).eval()
+    options = {"cell": cell.name, "seed": seed, "sample": params.sample.model_dump()}
+    record = Record("sample", options, {"images": data / "test.npy", "model": weights}, str(device))
+    x_uint8, label = images_to_tensor(images[:count], device), f"sample {cell.name} seed {seed}"
+    parts: dict[str, list[Tensor]] = {}
+    for first in range(0, count, batch):
+        made = model.figure_images(x_uint8[first : first + batch], first=first, options=params.sample, label=label)
+        for name, tensor in made.items():
+            parts.setdefault(name, []).append(tensor)
+    # (N, 3, H, W) tensors -> (N, H, W, 3) arrays
+    arrays = {name: np.ascontiguousarray(torch.cat(some).cpu().permute(0, 2, 3, 1).numpy()) for name, some in parts.items()}
+    write_npz(output / "samples.npz", arrays)
+    record.write(output / "samples.json", [output / "samples.npz"], threads=torch.get_num_threads())

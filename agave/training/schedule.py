@@ -1,0 +1,48 @@
+"""What a step of training depends on: learning rate, images of the batch, weight averaging. Functions of the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agave.config import Training
+
+
+def learning_rate(options: Training, step: int) -> float:
+    """Return the learning rate of step 0, 1, ...: linear warm-up, constant, linear cool-down."""
+    rate = options.learning_rate
+    if step < options.warmup_steps:
+        rate *= (step + 1) / options.warmup_steps
+    left = options.steps - step
+    if left <= options.cooldown_steps:
+        rate *= left / options.cooldown_steps
+    return rate
+
+
+def batch_indices(step: int, batch: int, images: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the indices of the images of a step: consecutive pieces of seeded permutations, one per epoch.
+
+    A resumed run sees what an uninterrupted one would have seen.
+    """
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs = positions // images
+    return np.array([_order(int(epoch), images, seed)[position % images] for epoch, position in zip(epochs, positions, strict=True)])
+
+
+@lru_cache(maxsize=4)
+def _order(epoch: int, images: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng([seed, epoch]).permutation(images)
+
+
+def ema_update(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int, decay: float) -> None:
+    """Update averaged <- d averaged + (1 - d) current with d = min(decay, (1 + t) / (10 + t)): early steps are forgotten quickly.
+
+    Source: the debiased form of the published PixelCNN++ average; TensorFlow's ExponentialMovingAverage.
+    """
+    t = int(updates)
+    torch._foreach_lerp_(list(averaged), list(current), 1.0 - min(decay, (1 + t) / (10 + t)))
