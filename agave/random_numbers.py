@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ POSTERIOR, PRIOR, PIXELS_GIVEN_POSTERIOR, PIXELS_GIVEN_PRIOR, PIXELS = range(5)
 """Purposes of random numbers: streams that never overlap."""
 
 
+@runtime_checkable
 class RandomNumbers(Protocol):
     """A source of random numbers for a batch; the first dimension of every shape counts its rows."""
 

@@ -14,7 +14,6 @@ from agave.claims import Accept, Claim, decide, load, measures, network_properti
 from agave.claims.comparisons import COMPARISONS, intervals
 from agave.claims.evidence import MEASURES, Evidence, Measured
 from agave.errors import UserError
-from agave.models.pixelcnn_pp import PixelCNNpp
 from agave.results import Results, per_image_path
 
 ROOT = Path(__file__).parents[1]
@@ -220,8 +219,8 @@ def test_a_wave_has_its_power_at_its_frequency():
 def test_the_checks_find_a_network_that_sees_the_future(monkeypatch):
     params = config.load(ROOT / "params.yaml", "tiny")
     assert max(network_properties.future_pixels(params).values()) == 0 and min(network_properties.future_features(params).values()) > 0
-    honest = PixelCNN.forward
-    monkeypatch.setattr(PixelCNN, "forward", lambda self, x, features=None: honest(self, torch.flip(x, (2,)), features))
+    honest = PixelCNNpp.forward
+    monkeypatch.setattr(PixelCNNpp, "forward", lambda self, x, features=None: honest(self, torch.flip(x, (2,)), features))
     assert max(network_properties.future_pixels(params).values()) > 0
 
 

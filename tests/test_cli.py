@@ -168,14 +168,14 @@ def test_results_do_not_depend_on_the_batch(prepared, trained, root, tmp_path):
     import numpy as np
     import torch
 
-    from agave import config, grid
     from agave.auxiliary_image import auxiliary_image
     from agave.data.arrays import load
-    from agave.steps.evaluate import iwae_bounds, one_sample_terms
-    from agave.training.job import images_to_tensor, load_model
+    from agave.evaluation.importance import iwae_bounds
+    from agave.evaluation.one_sample import one_sample_terms
+    from agave.models import load as load_model
+    from agave.runtime.devices import images_to_tensor
 
-    params = config.load(root / "params.yaml", "tiny")
-    model = load_model(trained / "joint" / "model.safetensors", params.model, 16, grid.parse(CELL, 16)).double().eval()
+    model = load_model(trained / "joint" / "model.safetensors").double()
     model.likelihood_dtype = torch.float64
     x = images_to_tensor(load(prepared, "test")[:5], torch.device("cpu"))
     y = auxiliary_image(x, 16)

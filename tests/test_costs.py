@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agave import config
 from agave.grid import Cell
-from agave.models.agave import AGAVE
+from agave.models import make_model
 from agave.planning import network_costs
 from agave.planning.summary import _saved_bytes, summarize
 
@@ -25,8 +25,7 @@ def document(root):
 
 def meta_model(params, cell):
     with torch.device("meta"):
-        flags = {"has_vae": cell.has_vae, "has_pixelcnn_pp": cell.has_pixelcnn_pp}
-        return AGAVE(params.model, params.prepare.image_size, resolution=cell.resolution, **flags)
+        return make_model(cell.system, params, params.prepare.image_size, resolution=cell.resolution)
 
 
 def images(size, batch=1):

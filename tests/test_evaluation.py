@@ -12,13 +12,14 @@ from agave.data.arrays import load as load_images
 from agave.errors import UserError
 from agave.evaluation import importance, memory
 from agave.evaluation.importance import growth_samples, iwae_bounds, shard_range
-from agave.folding import folded
+from agave.evaluation.one_sample import one_sample_terms
 from agave.likelihoods import bits_per_dim
-from agave.models.layers import WeightNormConv2d
+from agave.models import make_model
+from agave.models.files import describe_model
+from agave.models.layers import WeightNormConv2d, folded
 from agave.runtime.checkpoints import RollingState, write_tensors
-from agave.steps import evaluate as evaluation
-from agave.training.job import FORMAT, images_to_tensor, make_model
-from agave.training.loop import InterruptedTrainingError, Stop
+from agave.runtime.devices import images_to_tensor
+from agave.runtime.interruption import InterruptedWorkError, Stop
 
 CELL = "kl_weight~2-levels~256-resolution~16"
 
@@ -38,8 +39,8 @@ def params(root):
 
 def new_model(params, x, dtype=torch.float32):
     torch.manual_seed(0)
-    model = make_model(params.model, 16, grid.parse(CELL, 16))
-    model.initialise(x, x, vae=True, pixelcnn_pp=True)
+    model = make_model("agave", params, 16)
+    model.initialise(x, x)
     model.likelihood_dtype = torch.float64
     return model.to(dtype).eval()
 
@@ -53,7 +54,7 @@ def images(prepared):
 def weights(params, images, tmp_path_factory):
     """A file of weights as `agave joint` writes it."""
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    write_tensors(path, new_model(params, images).state_dict(), {"format": FORMAT, "cell": CELL, "model": params.model.model_dump()})
+    write_tensors(path, new_model(params, images).state_dict(), describe_model(grid.parse(CELL, 16), params))
     return path
 
 
@@ -98,7 +99,7 @@ def test_an_interrupted_shard_goes_on_from_what_it_had(params, images, tmp_path,
     arguments = {"samples": 3, "seed": 0, "batch": 3}
     whole = iwae_bounds(model, images, images, **arguments)
     state = RollingState(tmp_path)
-    with pytest.raises(InterruptedTrainingError, match=r"time limit reached after 1 of 5 images, run again to resume"):
+    with pytest.raises(InterruptedWorkError, match=r"time limit reached after 1 of 5 images, run again to resume"):
         iwae_bounds(model, images, images, **arguments, state=state, stop=Stop(time_limit=0.0))
     computed = []
     real = importance._image_bounds
@@ -115,15 +116,15 @@ def test_folded_weights_are_computed_once_and_change_nothing(params, images):
     model = new_model(params, images)
     layers = [layer for layer in model.modules() if isinstance(layer, WeightNormConv2d)]
     noise = {"seed": 0, "batch": 5}
-    before = evaluation.one_sample_terms(model, images, images, **noise)
+    before = one_sample_terms(model, images, images, **noise)
     with folded(model):
         assert all(layer.weight() is layer.weight() for layer in layers)
-        inside = evaluation.one_sample_terms(model, images, images, **noise)
+        inside = one_sample_terms(model, images, images, **noise)
         with torch.no_grad():
             layers[0].gain.mul_(2.0)
-        assert np.array_equal(evaluation.one_sample_terms(model, images, images, **noise)["kl"], inside["kl"])
+        assert np.array_equal(one_sample_terms(model, images, images, **noise)["kl"], inside["kl"])
     assert all(np.array_equal(before[name], inside[name]) for name in before)
-    assert not np.array_equal(evaluation.one_sample_terms(model, images, images, **noise)["kl"], inside["kl"])
+    assert not np.array_equal(one_sample_terms(model, images, images, **noise)["kl"], inside["kl"])
     assert layers[0].weight() is not layers[0].weight()
 
 
@@ -146,8 +147,12 @@ def test_the_batch_fits_the_memory():
         cost.batch(109 * memory.MIB, 50)
 
 
+def with_size(params, size):
+    return params.model_copy(update={"prepare": params.prepare.model_copy(update={"image_size": size})})
+
+
 def test_twice_the_batch_takes_twice_the_memory_of_a_row(params):
-    small, large = (memory.evaluation_cost(params.model, size, grid.Cell(resolution=size)) for size in (16, 32))
+    small, large = (memory.evaluation_cost(with_size(params, size), grid.Cell(resolution=size)) for size in (16, 32))
     assert small.fixed == large.fixed
     assert large.per_row == pytest.approx(4 * small.per_row, rel=0.1)
 
@@ -214,9 +219,9 @@ def test_bad_input_is_named_before_any_work(run, tmp_path, arguments, message):
 def test_wrong_checkpoints_are_refused(run, params, weights, images, tmp_path):
     torch.manual_seed(0)
     wider = params.model.model_copy(update={"vae": params.model.vae.model_copy(update={"hidden": 16})})
-    state = make_model(wider, 16, grid.parse(CELL, 16)).state_dict()
+    state = make_model("agave", params.model_copy(update={"model": wider}), 16).state_dict()
     other, truncated = tmp_path / "other.safetensors", tmp_path / "truncated.safetensors"
-    write_tensors(other, state, {"format": FORMAT, "cell": CELL, "model": params.model.model_dump()})
+    write_tensors(other, state, describe_model(grid.parse(CELL, 16), params))
     truncated.write_bytes(weights.read_bytes()[:-100])
     for model, message in ((other, "weights of another architecture"), (truncated, "truncated or no safetensors file")):
         for arguments in ([], ["--iwae"]):

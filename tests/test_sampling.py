@@ -3,13 +3,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agave import sampling
+from agave import config, sampling
 from agave.likelihoods import split_logits
-from agave.models.agave import scale_to_unit
+from agave.models.interface import scale_to_unit
 from agave.models.pixelcnn_pp import PixelCNNpp, load_published_weights
-from agave.noise import POSTERIOR, PRIOR, keyed_noise, keyed_uniforms
+from agave.random_numbers import POSTERIOR, PRIOR, KeyedNumbers, StepNumbers
 from agave.sampling import sample
-from agave.sampling.cuda_graphs import Steps
+from agave.sampling.cuda_graphs import RecordedSteps
 
 
 def network(filters=6, resnets=1, mixtures=2, resolutions=2, features=3, dtype=torch.float32, size=8, batch=4):
@@ -59,8 +59,8 @@ def test_images_do_not_depend_on_how_many_are_drawn_at_once():
     assert torch.equal(whole, torch.cat(pieces))
 
 
-class RecordedSteps(TorchDispatchMode):
-    """What a CUDA graph does, on the processor: the operations of a step are recorded once with the tensors that they touch,
+class Recorded(TorchDispatchMode):
+    """What a CUDA graph does, on the CPU: the operations of a step are recorded once with the tensors that they touch,
     and a replay runs them on the same memory, whatever the step would do by now."""
 
     def __init__(self):
@@ -84,13 +84,13 @@ def test_steps_can_be_recorded_once_and_replayed(given, monkeypatch):
     """The first steps of a kind run, the second are recorded, all others replay the recording: the same images and logits."""
     recordings = []
 
-    class Recording(Steps):
+    class Recording(RecordedSteps):
         def __init__(self, device, record=True):
             super().__init__(device)
             self._records = record
 
         def record(self, step):
-            with RecordedSteps() as recorded:
+            with Recorded() as recorded:
                 step()
             recordings.append(recorded)
             return recorded
@@ -98,7 +98,7 @@ def test_steps_can_be_recorded_once_and_replayed(given, monkeypatch):
     model, x, f = network(resolutions=3, size=16, dtype=torch.float64, batch=2)
     arguments = {"batch": 2, "shape": (16, 16), "seed": 3, "given": x[:, :, :given] if given else None, "return_logits": True}
     expected = sample(model, f, **arguments)
-    monkeypatch.setattr(sampling, "Steps", Recording)
+    monkeypatch.setattr(sampling, "RecordedSteps", Recording)
     for one, other in zip(expected, sample(model, f, **arguments), strict=True):
         assert torch.equal(one, other)
     assert len(recordings) == 4 * 16 + (16 if given else 0)  # four kinds of rows; row 4 is the second of its kind that is given
@@ -117,9 +117,13 @@ def test_rows_that_are_given_stay_and_the_rest_is_completed():
 def test_temperature_narrows_and_widens_the_law():
     """Towards 0 every pixel is the mean of the likeliest component; the spread around it grows with the temperature."""
     model, _, f = network(dtype=torch.float64)
-    cold, one, hot = (sample(model, f, batch=4, shape=(8, 8), seed=5, temperature=t, return_logits=True) for t in (1e-9, 1.0, 1.5))
+    law = [
+        config.Sample(images=4, batch=4, seed=5, round_pixels=True, temperature=temperature, completion_rows=3)
+        for temperature in (1e-9, 1.0, 1.5)
+    ]
+    cold, one, hot = (sample(model, f, batch=4, shape=(8, 8), seed=5, options=options, return_logits=True) for options in law)
     assert torch.equal(one[0], sample(model, f, batch=4, shape=(8, 8), seed=5))
-    assert torch.equal(cold[0], sample(model, f, batch=4, shape=(8, 8), seed=6, temperature=1e-9))  # nothing is left to chance
+    assert torch.equal(cold[0], sample(model, f, batch=4, shape=(8, 8), seed=6, options=law[0]))  # nothing is left to chance
     weights, means, _, _ = split_logits(cold[1])
     red = means[:, 0].gather(1, weights.argmax(1, keepdim=True))[:, 0].clamp(-1, 1)
     assert (red * 127.5 + 127.5 - cold[0][:, 0]).abs().max() <= 0.5 + 1e-6
@@ -161,21 +165,35 @@ def test_bad_arguments_are_refused():
         sample(model, None, batch=4, shape=(7, 8), seed=0)
     with pytest.raises(ValueError, match="given is"):
         sample(model, f, batch=4, shape=(8, 8), seed=0, given=x[:2, :, :3])
-    with pytest.raises(ValueError, match=r"temperature 0.0; accepted: a positive number"):
-        sample(model, f, batch=4, shape=(8, 8), seed=0, temperature=0.0)
 
 
 def test_noise_is_keyed_by_image_sample_and_purpose():
     like = torch.zeros(1)
-    whole = keyed_noise(0, POSTERIOR, [3, 4], [0, 1], like)(2, (2, 5))
-    assert torch.equal(whole[1:], keyed_noise(0, POSTERIOR, [4], [1], like)(2, (1, 5)))
+    whole = KeyedNumbers(0, POSTERIOR, [3, 4], [0, 1]).normal(2, (2, 5), like)
+    assert torch.equal(whole[1:], KeyedNumbers(0, POSTERIOR, [4], [1]).normal(2, (1, 5), like))
     others = [
-        keyed_noise(1, POSTERIOR, [4], [1], like)(2, (1, 5)),
-        keyed_noise(0, PRIOR, [4], [1], like)(2, (1, 5)),
-        keyed_noise(0, POSTERIOR, [4], [0], like)(2, (1, 5)),
-        keyed_noise(0, POSTERIOR, [4], [1], like)(1, (1, 5)),
-        keyed_noise(0, POSTERIOR, [5], [1], like)(2, (1, 5)),
+        KeyedNumbers(1, POSTERIOR, [4], [1]).normal(2, (1, 5), like),
+        KeyedNumbers(0, PRIOR, [4], [1]).normal(2, (1, 5), like),
+        KeyedNumbers(0, POSTERIOR, [4], [0]).normal(2, (1, 5), like),
+        KeyedNumbers(0, POSTERIOR, [4], [1]).normal(1, (1, 5), like),
+        KeyedNumbers(0, POSTERIOR, [5], [1]).normal(2, (1, 5), like),
     ]
     assert all(not torch.equal(whole[1:], other) for other in others)
-    uniforms = keyed_uniforms(0, PRIOR, [0, 1], (1000,), like)
+    uniforms = KeyedNumbers(0, PRIOR, [0, 1]).uniform(0, (2, 1000), like)
     assert uniforms.min() >= 1e-5 and uniforms.max() <= 1 - 1e-5 and abs(uniforms.mean() - 0.5) < 0.03
+
+
+def test_noise_of_a_step_does_not_depend_on_how_its_batch_is_cut():
+    like = torch.zeros(1)
+
+    def draws(first, rows):
+        numbers = StepNumbers(3, 7, first, 6)
+        return numbers.normal(0, (rows, 2, 3), like), numbers.random_bytes(0, (rows, 5), like), numbers.uniform(0, (rows, 4), like)
+
+    whole, pieces = draws(0, 6), [draws(0, 2), draws(2, 1), draws(3, 3)]
+    for index, one in enumerate(whole):
+        assert torch.equal(one, torch.cat([piece[index] for piece in pieces]))
+    assert not torch.equal(whole[0], StepNumbers(3, 8, 0, 6).normal(0, (6, 2, 3), like))
+    state = torch.random.get_rng_state()
+    draws(0, 6)
+    assert torch.equal(state, torch.random.get_rng_state())  # nothing else draws from the generator of a step

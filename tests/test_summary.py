@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from agave import config
-from agave.bounds import objective
 from agave.models.agave import AGAVE
+from agave.objective import objective
 from agave.planning.summary import report, summarize
 from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 
@@ -29,7 +29,7 @@ def test_numbers_are_those_of_the_real_model(document):
     """Parameters, and memory of the sampler's caches, against a model that is allocated."""
     params = config.resolve(document, "tiny")
     summary = summarize(params)
-    model = AGAVE(params.model, 16, resolution=16)
+    model = AGAVE(params.model, 16)
     assert summary.parameters["total"] == sum(p.numel() for p in model.parameters())
     with torch.inference_mode():
         cache = CachedPixelCNNpp(model.pixelcnn_pp, 1, 16, 16, torch.zeros(1, 3, 16, 16))
@@ -40,11 +40,11 @@ def test_numbers_are_those_of_the_real_model(document):
 
 
 def test_full_size_joint_model_runs_forward_and_backward(document):
-    """One image on the processor; everything is finite."""
+    """One image on the CPU; everything is finite."""
     params = config.resolve(document, "paper")
-    model = AGAVE(params.model, 32, resolution=32).train()
+    model = AGAVE(params.model, 32).train()
     x = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    model.initialise(x, x, vae=True, pixelcnn_pp=True)
+    model.initialise(x, x)
     terms = model(x, x)
     loss = objective(terms, 12.0)
     loss.backward()

@@ -18,8 +18,9 @@ from agave.data.sources import prepare
 from agave.errors import UserError
 from agave.files import sha256
 from agave.runtime.checkpoints import read_tensors
-from agave.training.job import Place, pretrain
-from agave.training.loop import InterruptedTrainingError, Stop
+from agave.runtime.devices import Place
+from agave.runtime.interruption import InterruptedWorkError, Stop
+from agave.steps.pretrain import run as pretrain
 
 STEPS = 60
 KILLS = 10
@@ -176,14 +177,14 @@ def test_the_state_of_another_configuration_is_not_taken(params, data, tmp_path)
         place = Place(tmp_path / "work", threads=1, stop=Stop(time_limit=limit))
         pretrain(changed, "pixelcnn_pp", 16, 0, data, tmp_path / "out", place)
 
-    with pytest.raises(InterruptedTrainingError):
+    with pytest.raises(InterruptedWorkError):
         start(params, 0.0)
     faster = params.pretrain.pixelcnn_pp.model_copy(update={"learning_rate": 0.02})
     other = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"pixelcnn_pp": faster})})
-    with pytest.raises(InterruptedTrainingError, match="at step 1 of"):
+    with pytest.raises(InterruptedWorkError, match="at step 1 of"):
         start(other, 0.0)
     assert len({path.parent for path in Path(tmp_path / "work").glob("*/state-*")}) == 2
-    with pytest.raises(InterruptedTrainingError, match="at step 2 of"):
+    with pytest.raises(InterruptedWorkError, match="at step 2 of"):
         start(params, 0.0)
 
 
@@ -194,7 +195,7 @@ def test_speed_and_memory_settings_go_on_from_the_same_state(params, data, tmp_p
         pretrain(changed, "pixelcnn_pp", 16, 0, data, tmp_path / "out", place)
 
     for step, compute in enumerate(({}, {"images_per_pass": 1}, {"checkpointing": True}), start=1):
-        with pytest.raises(InterruptedTrainingError, match=f"at step {step} of"):
+        with pytest.raises(InterruptedWorkError, match=f"at step {step} of"):
             start(**compute)
 
 

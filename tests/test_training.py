@@ -10,10 +10,13 @@ import torch
 from agave import config
 from agave.auxiliary_image import auxiliary_image
 from agave.errors import UserError
-from agave.models.agave import AGAVE
+from agave.models import make_model
+from agave.objective import Objective
 from agave.runtime.checkpoints import RollingState, identity
+from agave.runtime.interruption import InterruptedWorkError, Stop
 from agave.training import loop as training
-from agave.training.loop import InterruptedTrainingError, Objective, Pace, Stop, batch_indices, ema_update, learning_rate, train
+from agave.training.loop import Pace, Trainer
+from agave.training.schedule import batch_indices, ema_update, learning_rate
 from agave.training.tensorboard import watching
 
 
@@ -30,18 +33,16 @@ def images(count=24, size=16):
     return smooth.round().to(torch.uint8)
 
 
-def run(
-    params, folder, steps=12, stop=None, goal=None, has_vae=True, has_pixelcnn_pp=True, resolution=16, pace=None, watch=None, **changes
-):
+def run(params, folder, steps=12, stop=None, goal=None, system="agave", resolution=16, pace=None, watch=None, **changes):
     options = params.joint.model_copy(update={"steps": steps, **changes})
     torch.manual_seed(0)
-    model = AGAVE(params.model, 16, resolution=resolution, has_vae=has_vae, has_pixelcnn_pp=has_pixelcnn_pp).train()
+    model = make_model(system, params, 16, resolution=resolution).train()
     x = images()
     y = auxiliary_image(x, resolution)
-    model.initialise(x, y, vae=True, pixelcnn_pp=True)
+    model.initialise(x, y)
     state = RollingState(folder)
     try:
-        return train(model, x, y, goal or Objective(2.0), options, seed=0, state=state, stop=stop, pace=pace, watch=watch)
+        return Trainer(model, x, y, goal or Objective(2.0), options, seed=0, state=state, stop=stop, pace=pace, watch=watch).run()
     finally:
         state.close()
 
@@ -87,7 +88,7 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(params, tmp_path
     with monkeypatch.context() as context:
         for steps in (3, 4):
             interrupt_after(context, steps)
-            with pytest.raises(InterruptedTrainingError, match=r"interrupted at step .* run again to resume"):
+            with pytest.raises(InterruptedWorkError, match=r"interrupted at step .* run again to resume"):
                 run(params, tmp_path / "pieces")
     pieces = run(params, tmp_path / "pieces")
     assert same(whole.averaged, pieces.averaged) and same(whole.raw, pieces.raw)
@@ -101,7 +102,7 @@ def test_a_finished_run_is_not_trained_again(params, tmp_path, monkeypatch):
 
 
 def test_time_limit_saves_and_stops(params, tmp_path):
-    with pytest.raises(InterruptedTrainingError, match="time limit reached at step 1 of 12"):
+    with pytest.raises(InterruptedWorkError, match="time limit reached at step 1 of 12"):
         run(params, tmp_path, stop=Stop(time_limit=0.0))
     assert len(list(tmp_path.glob("state-*.safetensors"))) == 1
 
@@ -110,7 +111,7 @@ def test_time_limit_saves_and_stops(params, tmp_path):
 def test_a_damaged_state_is_named_and_the_one_before_is_used(params, tmp_path, monkeypatch, capsys, damage):
     whole = run(params, tmp_path / "whole")
     interrupt_after(monkeypatch, 8)
-    with pytest.raises(InterruptedTrainingError):
+    with pytest.raises(InterruptedWorkError):
         run(params, tmp_path / "cut", stop=Stop(save_every=0.0))
     monkeypatch.undo()
     states = sorted((tmp_path / "cut").glob("state-*.safetensors"))
@@ -185,15 +186,16 @@ def test_half_precision_trains(params, tmp_path):
     assert {tensor.dtype for tensor in half.raw.values()} == {torch.float32}
 
 
-def test_a_compiled_network_trains_the_same(params, tmp_path, monkeypatch):
+@pytest.mark.parametrize("system", ["agave", "pixelcnn_pp", "vae_iaf"])
+def test_a_compiled_network_trains_the_same(params, tmp_path, monkeypatch, system):
     """Captured whole and differentiated by torch.compile, dropout too; the code that it generates at the end takes minutes here."""
     sizes = {"filters": 2, "resnets": 1, "mixtures": 1, "resolutions": 1, "dropout": 0.5}
     small = params.model.model_copy(update={"pixelcnn_pp": params.model.pixelcnn_pp.model_copy(update=sizes)})
     changed = params.model_copy(update={"model": small})
-    plain = run(changed, tmp_path / "plain", steps=2, has_vae=False)
+    plain = run(changed, tmp_path / "plain", steps=2, system=system)
     compilation = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compilation(module, backend="aot_eager"))
-    compiled = run(changed, tmp_path / "compiled", steps=2, has_vae=False, pace=Pace(compile=True))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compilation(module, backend="aot_eager", fullgraph=True))
+    compiled = run(changed, tmp_path / "compiled", steps=2, system=system, pace=Pace(compile=True))
     assert max(float((plain.raw[key] - compiled.raw[key]).abs().max()) for key in plain.raw) < 1e-4
 
 
@@ -210,10 +212,10 @@ def test_tensorboard_shows_the_rows_of_the_history(params, tmp_path):
 
 
 def test_baselines_and_low_resolutions_train(params, tmp_path):
-    vae = run(params, tmp_path / "vae", has_pixelcnn_pp=False, goal=Objective(1.0))
+    vae = run(params, tmp_path / "vae", system="vae_iaf", goal=Objective(1.0))
     assert vae.history[-1]["pixelcnn_reconstruction"] is None
     assert vae.history[-1]["total"] == pytest.approx(vae.history[-1]["kl"] + vae.history[-1]["vae_reconstruction"])
-    pixelcnn_pp = run(params, tmp_path / "pixelcnn_pp", has_vae=False)
+    pixelcnn_pp = run(params, tmp_path / "pixelcnn_pp", system="pixelcnn_pp")
     assert pixelcnn_pp.history[-1]["kl"] is None and pixelcnn_pp.history[-1]["total"] == pixelcnn_pp.history[-1]["pixelcnn_reconstruction"]
     assert run(params, tmp_path / "low", resolution=8, steps=3).history[-1]["vae_reconstruction"] > 0
 

@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
-from agave.bounds import free_bits
 from agave.models.layers import MaskedConv2d, WeightNormConv2d
-from agave.models.vae_iaf import VAE, AutoregressiveNet, BottomUp, StochasticLayer
+from agave.models.vae_iaf import VAEIAF, AutoregressiveNet, Encoding, StochasticLayer
+from agave.objective import free_bits
+from agave.random_numbers import StepNumbers
 
 LAYERS = {"h0": "h0", "h1": "h1", "mean": "mean", "logsd": "log_deviation"}
 
@@ -56,7 +57,7 @@ def test_stochastic_layer_oracle(oracle):
     columns = torch.cat((*prior, part["fb_r_mean"], part["fb_r_logsd"], zero_context, zero_context), dim=1)
     layer.down_in.forward = lambda _: columns  # the oracle gives this convolution's output
     h = torch.zeros(3, 8, *part["fb_eps"].shape[2:], dtype=torch.float64)
-    below = BottomUp(part["fb_q_mean"], part["fb_q_logsd"], part["fb_context"])
+    below = Encoding(part["fb_q_mean"], part["fb_q_logsd"], part["fb_context"])
     _, kl = layer.top_down(h, below, part["fb_eps"])
     assert torch.allclose(kl.sum(1), part["fb_kl_per_image"], rtol=0, atol=1e-10)
     assert torch.allclose(kl.mean(0), part["fb_group"], rtol=0, atol=1e-10)
@@ -87,44 +88,44 @@ def test_flow_jacobian_is_triangular_in_generation_order(latent, hidden):
 
 def test_full_size_parameter_count():
     with torch.device("meta"):
-        model = VAE(32, 32, 1, 20, 160, 32)
+        model = VAEIAF(32, 32, 1, 20, 160, 32)
     assert sum(p.numel() for p in model.parameters()) == 41_557_927 + 2  # three scales instead of one
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("resolution", [16, 8, 4])
 def test_shapes_and_generation(depth, resolution):
-    model = VAE(16, resolution, depth, 2, 8, 4)
+    model = VAEIAF(16, resolution, depth, 2, 8, 4)
     x, y = torch.randint(0, 256, (5, 3, 16, 16)), torch.randint(0, 256, (5, 3, resolution, resolution))
     model.initialise(x, y)
-    mean, kl = model.decode(model.encode(x), 5, model.noise())
+    mean, kl = model.decode(model.encode(x), model.latent_noise(5, StepNumbers()))
     assert mean.shape == (5, 3, resolution, resolution) and kl.shape == (5, depth * 2 * 4)
     assert torch.isfinite(mean).all() and torch.isfinite(kl).all()
-    generated, nothing = model.decode(None, 5, model.noise())
+    generated, nothing = model.decode(None, model.latent_noise(5, StepNumbers()))
     assert generated.shape == mean.shape and (nothing == 0).all()
 
 
 def test_resolutions_that_no_head_makes_are_refused():
     with pytest.raises(ValueError, match="resolution 10; accepted: 16, 8 or 4"):
-        VAE(16, 10, 1, 1, 8, 4)
+        VAEIAF(16, 10, 1, 1, 8, 4)
     with pytest.raises(ValueError, match="multiples of 8"):
-        VAE(20, 20, 3, 1, 8, 4)
+        VAEIAF(20, 20, 3, 1, 8, 4)
     with pytest.raises(ValueError, match="one a multiple of the other"):
         MaskedConv2d(4, 6, strict=True)
 
 
 def test_after_initialisation_layers_have_mean_zero_and_their_nominal_deviation():
-    model = VAE(16, 16, 2, 2, 8, 4).double()
+    model = VAEIAF(16, 16, 2, 2, 8, 4).double()
     x = torch.randint(0, 256, (16, 3, 16, 16))
     fixed = [torch.randn(16, 4, 8 // 2**level, 8 // 2**level, dtype=torch.float64) for level in (1, 1, 0, 0)]
-    model.noise = lambda: lambda index, shape: fixed[index]  # the same noise while initialising and while checking
+    model.latent_noise = lambda batch, numbers: fixed  # the same noise while initialising and while checking
     model.initialise(x, x)
     seen = {}
     layers = {name: m for name, m in model.named_modules() if isinstance(m, WeightNormConv2d)}
     for name, layer in layers.items():
         layer.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, out))
     with torch.no_grad():
-        model.decode(model.encode(x), 16, model.noise())
+        model.decode(model.encode(x), fixed)
     top = "layers.3.down_in"  # its input is the learned top, zero before training
     assert (seen.pop(top).std((0, 2, 3)) < 1e-6).all()
     for name, out in seen.items():
@@ -147,7 +148,7 @@ def test_kl_of_a_diagonal_posterior_matches_the_closed_form():
     zero = torch.zeros(1, 4, 2, 2, dtype=torch.float64)
     columns = torch.cat([values[k] for k in ("pm", "ps", "rm", "rs")] + [zero, zero], dim=1).expand(n, -1, -1, -1)
     layer.down_in.forward = lambda _: columns
-    below = BottomUp(*(t.expand(n, -1, -1, -1) for t in (values["qm"], values["qs"], zero)))
+    below = Encoding(*(t.expand(n, -1, -1, -1) for t in (values["qm"], values["qs"], zero)))
     with torch.no_grad():
         _, kl = layer.top_down(zero.expand(n, -1, -1, -1), below, torch.randn(n, 4, 2, 2, dtype=torch.float64))
     mean, log_sd = values["qm"] + values["rm"], values["qs"] + values["rs"]

@@ -6,15 +6,14 @@ from safetensors.numpy import save_file
 
 from agave import config
 from agave.cli import main
-from agave.grid import Cell
+from agave.models import load, make_model
 from agave.models.pixelcnn_pp import published_weights
-from agave.training.job import load_model, make_model
 
 
 @pytest.fixture
 def model(root):
     params = config.load(root / "params.yaml", "tiny")
-    return make_model(params.model, 16, Cell("pixelcnn_pp", resolution=16)).eval()
+    return make_model("pixelcnn_pp", params, 16).eval()
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
@@ -29,8 +28,7 @@ def test_import_and_export(model, tmp_path, root, ending, prefix):
     options = ["--params", str(root / "params.yaml"), "--preset", "tiny"]
     result = CliRunner().invoke(main, ["import-weights", str(source), *options, "--output", str(tmp_path / "imported")])
     assert result.exit_code == 0, result.output
-    params = config.load(root / "params.yaml", "tiny")
-    imported = load_model(tmp_path / "imported" / "model.safetensors", params.model, 16, Cell("pixelcnn_pp", resolution=16)).eval()
+    imported = load(tmp_path / "imported" / "model.safetensors")
     x = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
         assert torch.allclose(imported(x).log_prob_x, model(x).log_prob_x, rtol=1e-5)
