@@ -29,8 +29,8 @@ class RandomNumbers(Protocol):
     def uniform(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Return uniform numbers in (0, 1), with the dtype and on the device of `like`."""
 
-    def random_bytes(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return uniform integers 0 to 255, uint8, on the device of `like`."""
+    def masks(self, batch: int, shapes: Sequence[tuple[int, ...]], probability: float, like: Tensor) -> list[Tensor]:
+        """Return booleans (batch, *shape) for each shape, False with the given probability, to the nearest 1/256."""
 
 
 class StepNumbers:
@@ -65,12 +65,14 @@ class StepNumbers:
         drawn = torch.rand(self._of_batch(shape), device=like.device, dtype=like.dtype, generator=self._of(like))
         return self._rows(drawn, shape)
 
-    def random_bytes(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return uniform bytes; eight come from one draw of the generator."""
-        whole = self._of_batch(shape)
-        words = torch.empty(-(-math.prod(whole) // 8), dtype=torch.int64, device=like.device)
+    def masks(self, batch: int, shapes: Sequence[tuple[int, ...]], probability: float, like: Tensor) -> list[Tensor]:
+        """Return booleans; one draw of the generator makes eight, and one call all of them."""
+        sizes = [(self._whole or batch) * math.prod(shape) for shape in shapes]
+        words = torch.empty(-(-sum(sizes) // 8), dtype=torch.int64, device=like.device)
         words.random_(-(2**63), None, generator=self._of(like))
-        return self._rows(words.view(torch.uint8)[: math.prod(whole)].view(whole), shape)
+        keep = words.view(torch.uint8)[: sum(sizes)] >= _least(probability)
+        found = [part.view(-1, *shape) for part, shape in zip(torch.split(keep, sizes), shapes, strict=True)]
+        return [self._rows(one, (batch,)) for one in found]
 
     def _of(self, like: Tensor) -> torch.Generator | None:
         if self._seed is not None and self._generator is None:
@@ -110,10 +112,10 @@ class KeyedNumbers:
         rows = [generator.random(shape[1:]) for generator in self._generators(index)]
         return torch.from_numpy(1e-5 + (1 - 2e-5) * np.stack(rows)).to(like)
 
-    def random_bytes(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return uniform bytes of shape (rows, ...)."""
-        rows = [generator.integers(0, 256, shape[1:], dtype=np.uint8) for generator in self._generators(index)]
-        return torch.from_numpy(np.stack(rows)).to(like.device)
+    def masks(self, batch: int, shapes: Sequence[tuple[int, ...]], probability: float, like: Tensor) -> list[Tensor]:
+        """Return booleans (batch, *shape) for each shape."""
+        rows = [[generator.integers(0, 256, shape, dtype=np.uint8) for shape in shapes] for generator in self._generators(0)]
+        return [torch.from_numpy(np.stack(one) >= _least(probability)).to(like.device) for one in zip(*rows, strict=True)]
 
     def _generators(self, index: int) -> list[np.random.Generator]:
         return [
@@ -125,3 +127,13 @@ def keyed_generator(seed: int, image: int, sample: int, stream: int, index: int 
     """Return the counter-based generator of one (seed, image, sample, stream, index)."""
     counter = np.array([0, index, sample, stream], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=np.array([seed, image], dtype=np.uint64), counter=counter))
+
+
+def kept_share(probability: float) -> float:
+    """Return the share of elements that masks keep: 1 - probability, to the nearest 1/256 and never all or none."""
+    return 1 - _least(probability) / 256
+
+
+def _least(probability: float) -> int:
+    """Return the least byte that is kept."""
+    return min(max(round(256 * probability), 1), 255)

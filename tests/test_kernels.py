@@ -18,8 +18,8 @@ from agave.random_numbers import StepNumbers
 def padded_concat_elu(x, padding, dropout=0.0, with_active=False):
     """`activation` as a pair (padded, plain), the former made by padding where torch's own operations leave that to the convolution."""
     batch, channels, height, width = x.shape
-    noise = StepNumbers(0, 3).random_bytes(0, (batch, height, width, 2 * channels), x) if dropout else None
-    found = activation(x, padding, noise=noise, dropout=dropout, plain=with_active)
+    keep = StepNumbers(0, 3).masks(batch, [(height, width, 2 * channels)], dropout, x)[0] if dropout else None
+    found = activation(x, padding, keep=keep, dropout=dropout, plain=with_active)
     padded = found.padded if found.padded is not None else torch.nn.functional.pad(found.plain, padding)
     return padded, found.plain if with_active else None
 

@@ -188,7 +188,7 @@ def test_noise_of_a_step_does_not_depend_on_how_its_batch_is_cut():
 
     def draws(first, rows):
         numbers = StepNumbers(3, 7, first, 6)
-        return numbers.normal(0, (rows, 2, 3), like), numbers.random_bytes(0, (rows, 5), like), numbers.uniform(0, (rows, 4), like)
+        return numbers.normal(0, (rows, 2, 3), like), *numbers.masks(rows, [(5,), (2, 3)], 0.25, like), numbers.uniform(0, (rows, 4), like)
 
     whole, pieces = draws(0, 6), [draws(0, 2), draws(2, 1), draws(3, 3)]
     for index, one in enumerate(whole):

@@ -74,15 +74,15 @@ class AGAVE(LatentModel):
         Args:
             x_uint8: (B, 3, H, W).
             features: (B, 3, H, W) of `features`.
-            dropout: bytes of the PixelCNN++'s dropout, or None.
+            dropout: masks of the PixelCNN++'s dropout, or None.
         """
         logits = self.pixelcnn_pp(scale_to_unit(x_uint8, self.pixelcnn_pp.out.gain.dtype), features, dropout)
         return mixture_log_prob(self._for_likelihood(logits), x_uint8).sum((1, 2))
 
     def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:
-        """Return the noise of the latent variables and the bytes of dropout."""
+        """Return the noise of the latent variables and the masks of dropout."""
         latents, size = self.vae.latent_noise(batch, numbers), self.image_size
-        return {"latents": latents, "dropout": self.pixelcnn_pp.dropout_noise(batch, size, size, numbers)}
+        return {"latents": latents, "dropout": self.pixelcnn_pp.dropout_masks(batch, size, size, numbers)}
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:

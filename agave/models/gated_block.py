@@ -78,22 +78,22 @@ class GatedBlock(Checkpointed):
         self.inject = nin(stream_channels, 2 * filters, init_scale=INJECTION_SCALE) if stream_channels else None
         self.dropout = dropout
 
-    def forward(self, t: Stream, skips: tuple[Activation, ...] = (), phi: Tensor | None = None, noise: Tensor | None = None) -> Stream:
+    def forward(self, t: Stream, skips: tuple[Activation, ...] = (), phi: Tensor | None = None, keep: Tensor | None = None) -> Stream:
         """Return the next state of the stream.
 
         Args:
             t: state of this stream.
             skips: concat_elu of the skip inputs, 2 x `skip_channels` channels in all.
             phi: feature (B, stream channels, H, W).
-            noise: (B, H, W, 2F) bytes that decide what is dropped; None: nothing is.
+            keep: (B, H, W, 2F) booleans, False for the activations that are dropped; None: none are.
         """
-        return self.again(self._forward, t, skips, phi, noise)
+        return self.again(self._forward, t, skips, phi, keep)
 
-    def _forward(self, t: Stream, skips: tuple[Activation, ...], phi: Tensor | None, noise: Tensor | None) -> Stream:
+    def _forward(self, t: Stream, skips: tuple[Activation, ...], phi: Tensor | None, keep: Tensor | None) -> Stream:
         c1 = self.conv1(t.active)  # (B, F, H, W)
         if self.skip is not None and skips:
             c1 += self.skip(*skips)
-        c2 = self.conv2(activation(c1, self.conv2.padding, noise=noise, dropout=self.dropout, plain=False))  # (B, 2F, H, W)
+        c2 = self.conv2(activation(c1, self.conv2.padding, keep=keep, dropout=self.dropout, plain=False))  # (B, 2F, H, W)
         if self.inject is not None and phi is not None:
             c2 += self.inject(phi)
         return self.stream(gate(t.value, c2))  # t + p * sigmoid(q)

@@ -129,14 +129,14 @@ class PixelCNNpp(nn.Module):
             return self.stream(features)  # type: ignore[no-any-return]
         return [[None] * len(stage["u"]) for stage in self.up], [[None] * len(stage["u"]) for stage in self.down]  # type: ignore[index]
 
-    def dropout_noise(self, batch: int, height: int, width: int, numbers: RandomNumbers) -> list[Tensor]:
-        """Draw the bytes that decide what is dropped, one tensor (B, h, w, 2F) a gated block in the order of `forward`.
+    def dropout_masks(self, batch: int, height: int, width: int, numbers: RandomNumbers) -> list[Tensor]:
+        """Draw what is dropped: booleans (B, h, w, 2F), False for a dropped activation, one tensor a gated block in the order of `forward`.
 
         Args:
             batch: number of images B.
             height: of the images, pixels.
             width: of the images, pixels.
-            numbers: where the bytes come from.
+            numbers: where the numbers come from.
 
         Returns:
             An empty list if nothing is dropped: in evaluation mode, or with a dropout probability of 0.
@@ -145,19 +145,22 @@ class PixelCNNpp(nn.Module):
             return []
         scales = [(s, stage) for s, stage in enumerate(self.up)]
         scales += [(len(self.down) - 1 - s, stage) for s, stage in enumerate(self.down)]
-        grids = [(height >> s, width >> s) for s, stage in scales for _ in range(2 * len(stage["u"]))]  # type: ignore[index]
-        like = self.out.gain
-        return [numbers.random_bytes(index, (batch, h, w, 2 * self.filters), like) for index, (h, w) in enumerate(grids)]
+        shapes = [
+            (height >> s, width >> s, 2 * self.filters)
+            for s, stage in scales
+            for _ in range(2 * len(stage["u"]))  # type: ignore[index]
+        ]
+        return numbers.masks(batch, shapes, self.dropout, self.out.gain)
 
     def forward(
-        self, x: Float[Tensor, "b 3 h w"], features: Tensor | None = None, noise: list[Tensor] | None = None
+        self, x: Float[Tensor, "b 3 h w"], features: Tensor | None = None, keep: list[Tensor] | None = None
     ) -> Float[Tensor, "b k h w"]:
         """Return the logits of every pixel given the pixels before it in raster order.
 
         Args:
             x: (B, 3, H, W) in [-1, 1].
             features: (B, feature_channels, H, W), f(z) in [-1, 1] at the size of x; None leaves the network unconditional.
-            noise: of `dropout_noise`; None draws it from torch's global generator if something is to be dropped.
+            keep: of `dropout_masks`; None draws them from torch's global generator if something is to be dropped.
 
         Returns:
             (B, 10 K, H, W), layout of `likelihoods.split_logits`.
@@ -166,9 +169,9 @@ class PixelCNNpp(nn.Module):
             ValueError: a shape does not fit.
         """
         self.check(x.shape, features)
-        if noise is None:
-            noise = self.dropout_noise(x.shape[0], x.shape[2], x.shape[3], StepNumbers())
-        drops: Iterator[Tensor | None] = iter(noise) if noise else repeat(None)
+        if keep is None:
+            keep = self.dropout_masks(x.shape[0], x.shape[2], x.shape[3], StepNumbers())
+        masks: Iterator[Tensor | None] = iter(keep) if keep else repeat(None)
         x = x.contiguous(memory_format=torch.channels_last)  # all activations: convolutions of many channels are faster so
         phi_up, phi_down = self.stream_activations(features)
         x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)  # a channel of ones tells the padding from mid grey: (B, 4, H, W)
@@ -181,8 +184,8 @@ class PixelCNNpp(nn.Module):
             t_u, t_ul = stage["u"][0].stream(u), stage["ul"][0].stream(ul)  # type: ignore[index]
             skips.append((t_u.active, t_ul.active))
             for block_u, block_ul, phi in zip(stage["u"], stage["ul"], phi_up[s], strict=True):  # type: ignore[index]
-                t_u = block_u(t_u, (), phi, next(drops))
-                t_ul = block_ul(t_ul, (t_u.active,), phi, next(drops))
+                t_u = block_u(t_u, (), phi, next(masks))
+                t_ul = block_ul(t_ul, (t_u.active,), phi, next(masks))
                 skips.append((t_u.active, t_ul.active))
             u, ul = t_u.value, t_ul.value
         skips.pop()  # of the states that the down pass begins with
@@ -192,8 +195,8 @@ class PixelCNNpp(nn.Module):
                 t_u, t_ul = stage["u"][0].stream(u), stage["ul"][0].stream(ul)  # type: ignore[index]
             for block_u, block_ul, phi in zip(stage["u"], stage["ul"], phi_down[s], strict=True):  # type: ignore[index]
                 skip_u, skip_ul = skips.pop()
-                t_u = block_u(t_u, (skip_u,), phi, next(drops))
-                t_ul = block_ul(t_ul, (t_u.active, skip_ul), phi, next(drops))
+                t_u = block_u(t_u, (skip_u,), phi, next(masks))
+                t_ul = block_ul(t_ul, (t_u.active, skip_ul), phi, next(masks))
             u, ul = t_u.value, t_ul.value
         with full_precision(ul):
             return self.out(elu(at_least_float32(ul).contiguous()))  # type: ignore[no-any-return]

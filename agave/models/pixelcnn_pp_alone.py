@@ -37,8 +37,8 @@ class PixelCNNppAlone(LikelihoodModel):
         return cls(PixelCNNpp.from_options(options.pixelcnn_pp), image_size)
 
     def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:
-        """Return the bytes of dropout."""
-        return {"dropout": self.pixelcnn_pp.dropout_noise(batch, self.image_size, self.image_size, numbers)}
+        """Return the masks of dropout."""
+        return {"dropout": self.pixelcnn_pp.dropout_masks(batch, self.image_size, self.image_size, numbers)}
 
     def terms(self, encoding: None, x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
         """Return log p(x) = sum_i log p(x_i | x_<i); no KL."""

@@ -6,14 +6,16 @@ compiled kernels of `fused` take their place: the same results to rounding, in o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from agave.models.ops import compiled, fused
 from agave.models.ops.fused import NO_PADDING, Padding
+from agave.random_numbers import kept_share
 
 __all__ = ["NO_PADDING", "Activation", "Padding", "activation", "concat_elu", "elu", "gate"]
 
@@ -42,32 +44,54 @@ def elu(x: Tensor) -> Tensor:
     return fused.elu(x) if compiled.is_eager_cpu(x) else F.elu(x)
 
 
-def concat_elu(x: Tensor, scale: float = 1.0) -> Tensor:
+def concat_elu(x: Tensor, keep: Tensor | None = None, scale: float = 1.0) -> Tensor:
     """Return scale * elu([x, -x]), joined along channels: (B, C, ...) -> (B, 2C, ...).
+
+    Args:
+        x: (B, C, ...).
+        keep: (B, 2C, ...) booleans, False for the elements that are set to 0; None: all are kept.
+        scale: a positive factor.
 
     Source: Salimans et al. (2017), published code.
     """
-    return torch.ops.aten.elu(torch.cat((x, -x), dim=1), 1.0, scale, 1.0)  # type: ignore[no-any-return]
+    return _ConcatELU.apply(x, keep, scale)  # type: ignore[no-any-return]
 
 
-def activation(x: Tensor, padding: Padding, *, noise: Tensor | None = None, dropout: float = 0.0, plain: bool = True) -> Activation:
+class _ConcatELU(torch.autograd.Function):
+    """Keeps nothing for its backward pass but its result, which the convolution that reads it keeps anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+        out = torch.ops.aten.elu_(torch.cat((x, -x), dim=1), 1.0, scale, 1.0)
+        if keep is not None:
+            out = out.mul_(keep)
+        ctx.save_for_backward(out, keep)
+        ctx.scale = scale
+        return out  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        out, keep = ctx.saved_tensors
+        slope = torch.ops.aten.elu_backward(grad, 1.0, ctx.scale, 1.0, True, out)
+        plus, minus = (slope if keep is None else slope.mul_(keep)).chunk(2, dim=1)
+        return plus - minus, None, None
+
+
+def activation(x: Tensor, padding: Padding, *, keep: Tensor | None = None, dropout: float = 0.0, plain: bool = True) -> Activation:
     """Return dropout(concat_elu(x)).
 
     Args:
         x: (B, C, H, W).
         padding: zeros (left, right, top, bottom) that the convolution which follows needs.
-        noise: (B, H, W, 2C) uniform bytes that decide what is dropped; None: nothing is.
-        dropout: probability of dropping an element, to the nearest 1/256; the others are scaled up.
+        keep: (B, H, W, 2C) booleans, False for the elements that are dropped; None: none are.
+        dropout: probability of dropping an element; those that are kept are scaled up.
         plain: whether the form without zeros is wanted, too.
     """
-    dropped = min(max(round(256 * dropout), 1), 255) if noise is not None else 0
-    scale = 256 / (256 - dropped)
+    scale = 1.0 if keep is None else 1 / kept_share(dropout)
     if compiled.serve(x):
-        return Activation(*fused.concat_elu(x, padding, noise, dropped, scale, plain))
-    active = concat_elu(x, scale)
-    if noise is not None:
-        active = active * (noise.permute(0, 3, 1, 2) >= dropped)
-    return Activation(active, None)
+        return Activation(*fused.concat_elu(x, padding, keep, scale, plain))
+    return Activation(concat_elu(x, None if keep is None else keep.permute(0, 3, 1, 2), scale), None)
 
 
 def gate(t: Tensor, c: Tensor) -> Tensor:
@@ -75,4 +99,4 @@ def gate(t: Tensor, c: Tensor) -> Tensor:
     if compiled.serve(t, c):
         return fused.gate(t, c)
     p, q = c.chunk(2, dim=1)
-    return torch.addcmul(t, p, torch.sigmoid(q))
+    return t + p * torch.sigmoid(q)

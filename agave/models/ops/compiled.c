@@ -190,11 +190,10 @@ void NAME(elu_backward)(const T *restrict grad, const T *restrict out, T *restri
 }
 
 /* x (B, H, W, C) -> padded (B, top + H + bottom, left + W + right, 2 C): scale * elu([x, -x]) with zeros around; and, if wanted, the
- * same without the zeros. Where keep (B, H, W, 2 C) is given, bytes below `dropped` drop an element. */
+ * same without the zeros. Where keep (B, H, W, 2 C) is given, a byte of 0 drops an element. */
 void NAME(concat_elu_forward)(const T *restrict x, const uint8_t *restrict keep, T *restrict padded, T *restrict active, Shape s,
-                              int64_t dropped, float scale, int threads) {
+                              float scale, int threads) {
     const int64_t c = s.channels, rows = s.top + s.height + s.bottom, row = (s.left + s.width + s.right) * 2 * c;
-    const uint8_t least = (uint8_t)dropped;
     EACH
     for (int64_t r = 0; r < s.batch * rows; r++) {
         const int64_t b = r / rows, h = r % rows - s.top;
@@ -212,7 +211,7 @@ void NAME(concat_elu_forward)(const T *restrict x, const uint8_t *restrict keep,
         for (int64_t w = 0; w < s.width; w++, to += 2 * c) {
             const T *restrict at = x + from + w * c;
             if (keep)
-                for (int64_t k = 0; k < 2 * c; k++) factor[k] = keep[2 * (from + w * c) + k] < least ? 0.0f : scale;
+                for (int64_t k = 0; k < 2 * c; k++) factor[k] = keep[2 * (from + w * c) + k] ? scale : 0.0f;
             for (int64_t k = 0; k < c; k++) {
                 float v = GET(at[k]), e = exp_minus_abs(v) - 1.0f;
                 to[k] = PUT(factor[k] * elu(v, e));
@@ -225,9 +224,8 @@ void NAME(concat_elu_forward)(const T *restrict x, const uint8_t *restrict keep,
 
 /* The gradient of x from those of the two outputs, of which either may be missing. */
 void NAME(concat_elu_backward)(const T *restrict grad_padded, const T *restrict grad_active, const T *restrict padded,
-                               const uint8_t *restrict keep, T *restrict grad_x, Shape s, int64_t dropped, float scale, int threads) {
+                               const uint8_t *restrict keep, T *restrict grad_x, Shape s, float scale, int threads) {
     const int64_t c = s.channels, rows = s.top + s.height + s.bottom, row = (s.left + s.width + s.right) * 2 * c;
-    const uint8_t least = (uint8_t)dropped;
     EACH
     for (int64_t r = 0; r < s.batch * s.height; r++) {
         const int64_t b = r / s.height, h = r % s.height;
@@ -238,7 +236,7 @@ void NAME(concat_elu_backward)(const T *restrict grad_padded, const T *restrict 
             float slopes[2 * c];
             for (int64_t k = 0; k < 2 * c; k++) slopes[k] = slope(GET(out[k]), scale);
             if (keep)
-                for (int64_t k = 0; k < 2 * c; k++) slopes[k] *= keep[2 * inside + k] < least ? 0.0f : 1.0f;
+                for (int64_t k = 0; k < 2 * c; k++) slopes[k] *= keep[2 * inside + k] ? 1.0f : 0.0f;
             if (grad_padded && grad_active) {
                 const T *restrict g = grad_padded + outside, *restrict a = grad_active + 2 * inside;
                 for (int64_t k = 0; k < c; k++)

@@ -45,9 +45,7 @@ class _ELU(torch.autograd.Function):
 
 class _ConcatELU(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, padding: Padding, noise: Tensor | None, dropped: int, scale: float, with_plain: bool
-    ) -> tuple[Tensor | None, Tensor]:
+    def forward(ctx: Any, x: Tensor, padding: Padding, keep: Tensor | None, scale: float, with_plain: bool) -> tuple[Tensor | None, Tensor]:
         left, right, top, bottom = padding
         batch, channels, height, width = x.shape
 
@@ -56,9 +54,9 @@ class _ConcatELU(torch.autograd.Function):
 
         plain, padded = empty(height, width) if with_plain else None, empty(top + height + bottom, left + width + right)
         ctx.shape = compiled.Shape(batch, height, width, channels, *padding)
-        compiled.call("concat_elu_forward", x, noise, padded, plain, ctx.shape, dropped, scale)
-        ctx.save_for_backward(padded, noise)
-        ctx.dropped, ctx.scale = dropped, scale
+        compiled.call("concat_elu_forward", x, keep, padded, plain, ctx.shape, scale)
+        ctx.save_for_backward(padded, keep)
+        ctx.scale = scale
         ctx.set_materialize_grads(False)
         return plain, padded
 
@@ -66,8 +64,8 @@ class _ConcatELU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_plain: Tensor | None, grad_padded: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_plain is None and grad_padded is None:
-            return None, None, None, None, None, None
-        padded, noise = ctx.saved_tensors
+            return None, None, None, None, None
+        padded, keep = ctx.saved_tensors
         grad_plain, grad_padded = (
             None if grad is None else grad.to(padded.dtype).contiguous(memory_format=torch.channels_last)
             for grad in (grad_plain, grad_padded)
@@ -75,8 +73,8 @@ class _ConcatELU(torch.autograd.Function):
         shape = ctx.shape
         size = (shape.batch, shape.channels, shape.height, shape.width)
         grad_x = torch.empty(size, dtype=padded.dtype, memory_format=torch.channels_last)
-        compiled.call("concat_elu_backward", grad_padded, grad_plain, padded, noise, grad_x, shape, ctx.dropped, ctx.scale)
-        return grad_x, None, None, None, None, None
+        compiled.call("concat_elu_backward", grad_padded, grad_plain, padded, keep, grad_x, shape, ctx.scale)
+        return grad_x, None, None, None, None
 
 
 class _Gate(torch.autograd.Function):
@@ -101,11 +99,9 @@ def elu(x: Tensor) -> Tensor:
     return _ELU.apply(x)  # type: ignore[no-any-return]
 
 
-def concat_elu(
-    x: Tensor, padding: Padding, noise: Tensor | None, dropped: int, scale: float, with_plain: bool
-) -> tuple[Tensor | None, Tensor]:
-    """Return scale * elu([x, -x]), with elements whose byte of `noise` lies below `dropped` set to 0, without zeros around and with."""
-    return _ConcatELU.apply(x, padding, noise, dropped, scale, with_plain)  # type: ignore[no-any-return]
+def concat_elu(x: Tensor, padding: Padding, keep: Tensor | None, scale: float, with_plain: bool) -> tuple[Tensor | None, Tensor]:
+    """Return scale * elu([x, -x]), elements where `keep` is False set to 0: without zeros around, and with."""
+    return _ConcatELU.apply(x, padding, keep, scale, with_plain)  # type: ignore[no-any-return]
 
 
 def gate(t: Tensor, c: Tensor) -> Tensor:
