@@ -186,19 +186,6 @@ def test_half_precision_trains(params, tmp_path):
     assert {tensor.dtype for tensor in half.raw.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("system", ["agave", "pixelcnn_pp", "vae_iaf"])
-def test_a_compiled_network_trains_the_same(params, tmp_path, monkeypatch, system):
-    """Captured whole and differentiated by torch.compile, dropout too; the code that it generates at the end takes minutes here."""
-    sizes = {"filters": 2, "resnets": 1, "mixtures": 1, "resolutions": 1, "dropout": 0.5}
-    small = params.model.model_copy(update={"pixelcnn_pp": params.model.pixelcnn_pp.model_copy(update=sizes)})
-    changed = params.model_copy(update={"model": small})
-    plain = run(changed, tmp_path / "plain", steps=2, system=system)
-    compilation = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compilation(module, backend="aot_eager", fullgraph=True))
-    compiled = run(changed, tmp_path / "compiled", steps=2, system=system, pace=Pace(compile=True))
-    assert max(float((plain.raw[key] - compiled.raw[key]).abs().max()) for key in plain.raw) < 1e-4
-
-
 def test_tensorboard_shows_the_rows_of_the_history(params, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
