@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def auxiliary_image(x_uint8: Tensor, resolution: int) -> Tensor:
-    """Box average of an image: every pixel of y is the mean of an s x s square of x, rounded to an integer.
+    """Return the box average of an image: every pixel of y is the mean of an s x s square of x, rounded to an integer.
 
     Args:
         x_uint8: uint8 (B, 3, H, H), 0 to 255.
@@ -37,7 +37,7 @@ def auxiliary_image(x_uint8: Tensor, resolution: int) -> Tensor:
 
 
 def quantize(y_uint8: Tensor, levels: int) -> Tensor:
-    """Colour level of every value: floor(y / c) with c = 256 / b.
+    """Return the colour level of every value: floor(y / c) with c = 256 / b.
 
     Args:
         y_uint8: integers 0 to 255, any shape.

@@ -48,7 +48,7 @@ class StreamingLogMeanExp:
         self.count += log_weights.shape[0]
 
     def result(self) -> Tensor:
-        """The bound so far, nats, float64, of the given shape.
+        """Return the bound so far, nats, float64, of the given shape.
 
         Raises:
             ValueError: no sample has been added.

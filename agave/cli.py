@@ -297,9 +297,9 @@ def prune(params: Params, preset: str, results: Path, aside: Path | None, dry_ru
 @click.pass_context
 def summary(context: click.Context, params: Params) -> None:
     """Print parameters, multiply-adds, memory and tensor shapes of the networks, without allocating them."""
-    from agave.planning.summary import report, summarize
+    from agave.planning.summary import summarize, summary_text
 
-    click.echo(report(summarize(params), preset_name(context)), nl=False)
+    click.echo(summary_text(summarize(params), preset_name(context)), nl=False)
 
 
 @main.command()
@@ -329,7 +329,7 @@ def plan(
     if json_file is not None:
         with atomic_write(json_file) as temporary:
             temporary.write_text(json.dumps({"preset": preset} | made, indent=2) + "\n")
-    click.echo(planning.report(made, params, preset), nl=False)
+    click.echo(planning.plan_text(made, params, preset), nl=False)
 
 
 @main.command("import-weights")

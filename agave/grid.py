@@ -59,7 +59,7 @@ NAME_PATTERN = r"vae|pixelcnn_pp|kl_weight~[0-9]+(?:[.][0-9]+)?-levels~[0-9]+-re
 
 
 def parse(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
-    """The inverse of `Cell.name`.
+    """Return the cell of a name, the inverse of `Cell.name`.
 
     Args:
         name: a cell name, for example "kl_weight~8-levels~256-resolution~32".
@@ -98,7 +98,7 @@ def check_resolution(resolution: int, image_size: int) -> None:
 
 
 def baselines(params: Params) -> list[Cell]:
-    """The VAE alone and the PixelCNN++ alone (Figure 1 a and b, Table 1)."""
+    """Return the VAE alone and the PixelCNN++ alone (Figure 1 a and b, Table 1)."""
     # PAPER: the baselines are quoted from their papers there; here they are trained like the joint models, from
     # the same pretrained weights for the same further steps, so that differences are not differences in training time.
     size = params.prepare.image_size
@@ -106,35 +106,35 @@ def baselines(params: Params) -> list[Cell]:
 
 
 def kl_weight_cells(params: Params) -> list[Cell]:
-    """The cells of Figures 3 and 4: y = x, one per KL weight, in rising order."""
+    """Return the cells of Figures 3 and 4: y = x, one per KL weight, in rising order."""
     return [Cell(kl_weight=weight, resolution=params.prepare.image_size) for weight in sorted(params.grid.kl_weights)]
 
 
 def levels_cells(params: Params) -> list[Cell]:
-    """The cells of Figure 5: one per number of colour levels, finest first."""
+    """Return the cells of Figure 5: one per number of colour levels, finest first."""
     weight, size = params.grid.levels_kl_weight, params.prepare.image_size
     return [Cell(kl_weight=weight, levels=levels, resolution=size) for levels in sorted(params.grid.levels, reverse=True)]
 
 
 def resolution_cells(params: Params) -> list[Cell]:
-    """The cells of Figure 6 (c, d): one per reduced resolution, largest first."""
+    """Return the cells of Figure 6 (c, d): one per reduced resolution, largest first."""
     cells = [Cell(kl_weight=cell.kl_weight, resolution=cell.resolution) for cell in params.grid.resolutions]
     return sorted(cells, key=lambda cell: (-cell.resolution, cell.kl_weight))
 
 
 def without_auxiliary_cells(params: Params) -> list[Cell]:
-    """The cell without the auxiliary loss, if the grid has one."""
+    """Return the cell without the auxiliary loss, if the grid has one."""
     weight = params.grid.without_auxiliary_kl_weight
     return [] if weight is None else [Cell(kl_weight=weight, resolution=params.prepare.image_size, auxiliary=False)]
 
 
 def table_cells(params: Params) -> list[Cell]:
-    """The cells whose importance-sampled bound stands in Table 1 or in the text beside it."""
+    """Return the cells whose importance-sampled bound stands in Table 1 or in the text beside it."""
     best = Cell(kl_weight=params.grid.table_kl_weight, resolution=params.prepare.image_size)
     return [baselines(params)[0], best, *resolution_cells(params)]
 
 
 def all_cells(params: Params) -> list[Cell]:
-    """Every cell of the grid once, baselines first."""
+    """Return every cell of the grid once, baselines first."""
     cells = baselines(params) + kl_weight_cells(params) + levels_cells(params) + resolution_cells(params) + without_auxiliary_cells(params)
     return list(dict.fromkeys(cells))

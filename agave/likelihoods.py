@@ -27,7 +27,7 @@ Nats = TypeVar("Nats", float, Tensor, NDArray[np.float64])
 
 
 def bits_per_dim(nats: Nats, dimensions: int) -> Nats:
-    """Negative log-likelihood in nats to bits per dimension.
+    """Convert nats to bits per dimension.
 
     Args:
         nats: nats per image.
@@ -108,7 +108,7 @@ def discretized_logistic_log_prob(y_uint8: Tensor, mean: Tensor, log_scale: Tens
 
 
 def split_logits(logits: Float[Tensor, "b c *s"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The parameters of a mixture of logistics from the PixelCNN++ output layout.
+    """Split the PixelCNN++ output layout into the parameters of a mixture of logistics the PixelCNN++ output layout.
 
     Args:
         logits: (B, 10 K, ...): K mixture logits, then for R, G and B each K means, K log-scales, K coefficients.
@@ -156,7 +156,7 @@ def _prepare_mixture(logits: Tensor, x_uint8: Tensor) -> Tensor:
 
 
 class _MixtureLogProb(torch.autograd.Function):
-    """`mixture_log_prob` in one pass over the logits, with their gradient: float32 on a processor, as in training."""
+    """`mixture_log_prob` in one pass over the logits, with their gradient: float32 on a CPU, as in training."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x_uint8: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class _MixtureLogProb(torch.autograd.Function):
 
 
 def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b 3 h w"] | Tensor) -> Tensor:
-    """Log-probability of each pixel under the PixelCNN++ mixture of discretized logistics, by exact bin masses.
+    """Return the log-probability of each pixel under the PixelCNN++ mixture of discretized logistics, by exact bin masses.
 
     One mixture indicator a pixel; the means of G and B depend linearly on the observed R and G of the same pixel; the edge
     bins absorb the tails, so each channel sums to one over its 256 values.
@@ -205,7 +205,7 @@ def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b
 
 
 def mixture_log_prob_thresholded(logits: Float[Tensor, "b c h w"], x_uint8: Tensor) -> Tensor:
-    """The published form of `mixture_log_prob`, for comparison: bins of mass below 1e-5 by the density at their centre.
+    """Compute the published form of `mixture_log_prob`, for comparison: bins of mass below 1e-5 by the density at their centre.
 
     Args, returns and errors are those of `mixture_log_prob`.
 

@@ -4,7 +4,7 @@ import torch
 from agave import config
 from agave.models.agave import AGAVE
 from agave.objective import objective
-from agave.planning.summary import report, summarize
+from agave.planning.summary import summarize, summary_text
 from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 
 
@@ -21,7 +21,7 @@ def test_full_size_networks_have_the_published_sizes(document):
     # the arithmetic of R = 5, F = 160 at 32x32, 16x16 and 8x8 by hand gives about 24.2 G
     assert summary.multiply_adds["PixelCNN++, unconditional"] / 1e9 == pytest.approx(24.2, rel=0.03)
     assert 20e6 < summary.sampling_memory < 60e6
-    text = report(summary, "paper")
+    text = summary_text(summary, "paper")
     assert "53,659,080" in text and "1x100x32x32" in text
 
 

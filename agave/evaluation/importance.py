@@ -29,7 +29,7 @@ GROWTH = (1, 2, 5, 10, 50, 150)
 
 
 def growth_samples(samples: int) -> list[int]:
-    """The numbers of samples at which the bound with `samples` samples is kept: those of GROWTH below it, and itself."""
+    """Return the numbers of samples at which the bound with `samples` samples is kept: those of GROWTH below it, and itself."""
     return [count for count in GROWTH if count < samples] + [samples]
 
 
@@ -47,14 +47,14 @@ def iwae_bounds(
     stop: Stop | None = None,
     label: str = "iwae",
 ) -> dict[str, Array]:
-    """The importance-weighted bound on log p(x) with `samples` samples, for every image.
+    """Compute the importance-weighted bound on log p(x) with `samples` samples, for every image.
 
     The bottom-up pass runs once per image and weight normalisation once in all; the samples of an image are taken in even
     chunks of at most `batch` and never held together. An image is never computed together with another one, so that the
     values do not depend on how the images are split into pieces, not even in the last digit.
 
     Args:
-        model: with a VAE, in evaluation mode; without a PixelCNN the bound is on log p(y).
+        model: with latent variables, in evaluation mode.
         x_uint8: (N, 3, H, W).
         y_uint8: (N, 3, r, r).
         samples: K.
@@ -124,7 +124,7 @@ def _image_bounds(model: LikelihoodModel, x: Tensor, y: Tensor, image: int, kept
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """The number of a shard, from 1, and how many there are, from "2-of-8".
+    """Read "2-of-8": the number of a shard, from 1, and how many there are.
 
     Raises:
         UserError: it is none.
@@ -136,7 +136,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_range(number: int, count: int, images: int) -> range:
-    """The images of shard `number` of `count`: consecutive, sizes that differ by at most one.
+    """Return the images of shard `number` of `count`: consecutive, sizes that differ by at most one.
 
     Raises:
         UserError: there are more shards than images.
@@ -147,7 +147,7 @@ def shard_range(number: int, count: int, images: int) -> range:
 
 
 def shard_path(folder: Path, number: int, count: int) -> Path:
-    """The file of a shard."""
+    """Return the file of a shard."""
     return folder / f"iwae-{number}-of-{count}.npz"
 
 
@@ -156,8 +156,8 @@ def write_shard(path: Path, values: dict[str, Array], first: int, identity: str)
     write_npz(path, {**values, "first": np.array(first), "identity": np.array(identity)})
 
 
-def gather(folder: Path, count: int, images: int, identity: str) -> dict[str, Array]:
-    """The values of all images from the files of all shards.
+def gather_shards(folder: Path, count: int, images: int, identity: str) -> dict[str, Array]:
+    """Join the values of all images from the files of all shards.
 
     Raises:
         UserError: a file is missing, damaged, or of another model or another evaluation.

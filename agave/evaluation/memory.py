@@ -18,7 +18,7 @@ from agave.grid import Cell
 from agave.models import make_model
 
 MIB = 2**20
-# What the libraries take besides the tensors, so that peaks measured on a processor lie below the budget (benchmarks/evaluation.py).
+# What the libraries take besides the tensors, so that peaks measured on a CPU lie below the budget (benchmarks/evaluation.py).
 WORKSPACE, LIBRARIES = 1.5, 96 * MIB
 
 
@@ -68,7 +68,7 @@ class Cost:
     per_row: int
 
     def batch(self, budget: int, limit: int) -> int:
-        """The largest batch up to `limit` that fits into `budget` bytes.
+        """Return the largest batch up to `limit` that fits into `budget` bytes.
 
         Raises:
             UserError: not even one row fits.
@@ -98,7 +98,7 @@ def evaluation_cost(params: Params, cell: Cell) -> Cost:
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """The most bytes of tensors that `run` holds at once, beside those that were there before."""
+    """Return the most bytes of tensors that `run` holds at once, beside those that were there before."""
     counter = PeakMemory()
     with counter:
         run()
@@ -106,7 +106,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes that an evaluation may take unless told: 80 % of what is free on a GPU; half of what each core has of the memory."""
+    """Return the bytes that an evaluation may take unless told: 80 % of what is free on a GPU; half of what each core has of the memory."""
     if device.type == "cuda":
         return int(0.8 * torch.cuda.mem_get_info(device)[0])
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

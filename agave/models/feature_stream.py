@@ -39,7 +39,7 @@ class FeatureStream(nn.Module):
         )
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """f(z) (B, C, H, W) -> activations [resolution][block] of the way down and of the way back, ready for injection."""
+        """Map f(z) (B, C, H, W) to activations [resolution][block] of the way down and of the way back, ready for injection."""
         phi = self.first(features.contiguous(memory_format=torch.channels_last))
         active = elu(phi)  # what convolutions and injections read
         up: list[list[Tensor]] = []

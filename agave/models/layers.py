@@ -68,11 +68,11 @@ class WeightNormConv2d(nn.Module):
         return 1 if self.transposed else 0
 
     def masked_direction(self) -> Tensor:
-        """V, with what must not be seen set to zero (in subclasses)."""
+        """Return V, with what must not be seen set to zero (in subclasses)."""
         return self.direction
 
     def weight(self) -> Tensor:
-        """The effective weight W, (out, in, height, width), or (in, out, ...) if transposed."""
+        """Return the effective weight W, (out, in, height, width), or (in, out, ...) if transposed."""
         dimension = self.output_dimension
         shape = [1, 1, 1, 1]
         shape[dimension] = -1
@@ -173,25 +173,25 @@ class MaskedConv2d(WeightNormConv2d):
         self.register_buffer("mask", mask, persistent=False)
 
     def masked_direction(self) -> Tensor:
-        """V with the hidden taps set to zero."""
+        """Return V with the hidden taps set to zero."""
         return self.direction * self.mask
 
 
 def down_conv(in_channels: int, out_channels: int, kernel: tuple[int, int] = (2, 3), **options: object) -> WeightNormConv2d:
-    """A convolution that sees its own row and the rows above: out(i, j) sees rows up to i, columns around j."""
+    """Make a convolution that sees its own row and the rows above: out(i, j) sees rows up to i, columns around j."""
     height, width = kernel
     padding = ((width - 1) // 2, (width - 1) // 2, height - 1, 0)
     return WeightNormConv2d(in_channels, out_channels, kernel, padding=padding, **options)  # type: ignore[arg-type]
 
 
 def down_right_conv(in_channels: int, out_channels: int, kernel: tuple[int, int] = (2, 2), **options: object) -> WeightNormConv2d:
-    """A convolution that sees its own pixel and what lies above and to the left: out(i, j) sees rows up to i, columns up to j."""
+    """Make a convolution that sees its own pixel and what lies above and to the left: out(i, j) sees rows up to i, columns up to j."""
     height, width = kernel
     return WeightNormConv2d(in_channels, out_channels, kernel, padding=(width - 1, 0, height - 1, 0), **options)  # type: ignore[arg-type]
 
 
 def nin(in_channels: int, out_channels: int, **options: object) -> WeightNormConv2d:
-    """A 1x1 convolution ("network in network")."""
+    """Make a 1x1 convolution ("network in network")."""
     return WeightNormConv2d(in_channels, out_channels, (1, 1), **options)  # type: ignore[arg-type]
 
 

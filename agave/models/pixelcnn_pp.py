@@ -124,7 +124,7 @@ class PixelCNNpp(nn.Module):
             raise ValueError(f"features have shape {tuple(features.shape)}; accepted: {wanted}")
 
     def stream_activations(self, features: Tensor | None) -> tuple[list[list[Any]], list[list[Any]]]:
-        """Activations of the feature stream per resolution and block, or None for each if there are no features."""
+        """Return activations of the feature stream per resolution and block, or None for each if there are no features."""
         if self.stream is not None and features is not None:
             return self.stream(features)  # type: ignore[no-any-return]
         return [[None] * len(stage["u"]) for stage in self.up], [[None] * len(stage["u"]) for stage in self.down]  # type: ignore[index]
@@ -203,7 +203,7 @@ class PixelCNNpp(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, features: Tensor | None = None) -> None:
-        """Data-dependent initialisation on a batch, dropout on as while training.
+        """Initialise the network from a batch, dropout on as while training.
 
         Args:
             x: (B, 3, H, W) in [-1, 1].
@@ -229,7 +229,7 @@ class PixelCNNpp(nn.Module):
 
 
 def published_names(model: PixelCNNpp) -> dict[str, WeightNormConv2d]:
-    """The unconditional layers by their canonical names, for example "up0.ul.block1.conv2"."""
+    """Return the unconditional layers by their canonical names, for example "up0.ul.block1.conv2"."""
     names = {}
     for path, layer in model.named_modules():
         if isinstance(layer, WeightNormConv2d) and not path.startswith("stream.") and not path.endswith(".inject"):
@@ -274,7 +274,7 @@ def load_published_weights(model: PixelCNNpp, arrays: Mapping[str, Any]) -> None
 
 
 def published_weights(model: PixelCNNpp) -> dict[str, Tensor]:
-    """The inverse of `load_published_weights`: effective weights and biases by canonical name, dense layers (out, in)."""
+    """Return the inverse of `load_published_weights`: effective weights and biases by canonical name, dense layers (out, in)."""
     arrays = {}
     for name, layer in published_names(model).items():
         weight = layer.weight().detach()

@@ -53,7 +53,7 @@ class Convolution:
 
 
 def encoder(options: VAEModel, image_size: int) -> Iterator[Convolution]:
-    """The bottom-up pass of the VAE."""
+    """Yield the convolutions of the VAE's bottom-up pass."""
     h, z, grid = options.hidden, options.latent, image_size // 2
     yield Convolution(3, h, 25, grid**2, image_size**2)
     for level in range(options.depth):
@@ -65,7 +65,7 @@ def encoder(options: VAEModel, image_size: int) -> Iterator[Convolution]:
 
 
 def decoder(options: VAEModel, image_size: int, resolution: int) -> Iterator[Convolution]:
-    """The top-down pass of the VAE with the flows of the posterior, as it trains and is evaluated."""
+    """Yield the convolutions of the VAE's top-down pass with the flows of the posterior, as it trains and is evaluated."""
     h, z, grid = options.hidden, options.latent, image_size // 2
     for level in range(options.depth):
         places = (grid >> level) ** 2
@@ -76,7 +76,7 @@ def decoder(options: VAEModel, image_size: int, resolution: int) -> Iterator[Con
 
 
 def pixelcnn_pp(options: PixelCNNppModel, image_size: int) -> Iterator[Convolution]:
-    """The PixelCNN++ without its feature stream."""
+    """Yield the convolutions of PixelCNN++ without its feature stream."""
     f, finest = options.filters, image_size**2
     for taps in (6, 3, 2):
         yield Convolution(4, f, taps, finest, finest)
@@ -94,7 +94,7 @@ def pixelcnn_pp(options: PixelCNNppModel, image_size: int) -> Iterator[Convoluti
 
 
 def feature_stream(options: PixelCNNppModel, image_size: int) -> Iterator[Convolution]:
-    """What conditions the PixelCNN++ on f(z): the stream and its injections into both streams of every block."""
+    """Yield the convolutions that condition PixelCNN++ on f(z): the stream and its injections into both streams of every block."""
     f, c, finest = options.filters, options.stream_channels, image_size**2
     yield Convolution(3, c, 9, finest, finest)
     for places, _ in _blocks(options, image_size):
@@ -120,7 +120,7 @@ def _coarse_grids(options: PixelCNNppModel, image_size: int) -> list[int]:
 
 
 def parts(params: Params, cell: Cell) -> dict[str, list[Convolution]]:
-    """The convolutions of a cell's model, by part."""
+    """Return the convolutions of a cell's model, by part."""
     size, found = params.prepare.image_size, {}
     if cell.has_vae:
         found["encoder"] = list(encoder(params.model.vae, size))
@@ -133,7 +133,7 @@ def parts(params: Params, cell: Cell) -> dict[str, list[Convolution]]:
 
 
 def parameters(params: Params, cell: Cell) -> dict[str, int]:
-    """Trainable numbers by part: of the VAE, the PixelCNN++ and its feature stream, as far as the cell has them."""
+    """Count trainable numbers by part: of the VAE, the PixelCNN++ and its feature stream, as far as the cell has them."""
     found = {name: sum(layer.parameters for layer in layers) for name, layers in parts(params, cell).items()}
     if cell.has_vae:
         top_and_scales = params.model.vae.hidden + 3
@@ -142,12 +142,12 @@ def parameters(params: Params, cell: Cell) -> dict[str, int]:
 
 
 def multiply_adds(params: Params, cell: Cell) -> dict[str, int]:
-    """Of the convolutions, one forward pass of one image, by part."""
+    """Count multiply-adds of the convolutions in one forward pass of one image, by part."""
     return {name: sum(layer.multiply_adds for layer in layers) for name, layers in parts(params, cell).items()}
 
 
 def kept_bytes(params: Params, cell: Cell) -> int:
-    """Estimate of what a training step keeps for its backward pass, bytes per image, weights not among it."""
+    """Estimate what a training step keeps for its backward pass, bytes per image, weights not among it."""
     reads = sum(layer.inputs * layer.reads for layers in parts(params, cell).values() for layer in layers)
     likelihoods = 0
     if cell.has_vae:
@@ -158,7 +158,7 @@ def kept_bytes(params: Params, cell: Cell) -> int:
 
 
 def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int:
-    """Estimate of what a forward pass without gradients holds at its peak, bytes per image: float32, the likelihood of x float64."""
+    """Estimate what a forward pass without gradients holds at its peak, bytes per image: float32, the likelihood of x float64."""
     size, vae, cnn = params.prepare.image_size, params.model.vae, params.model.pixelcnn_pp
     values = 0
     if cell.has_vae:
@@ -176,7 +176,7 @@ def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int
 
 
 def cache_bytes(params: Params, cell: Cell) -> int:
-    """Estimate of the sampler's caches, bytes per image: two rows of what every convolution reads, and all injections."""
+    """Estimate the sampler's caches, bytes per image: two rows of what every convolution reads, and all injections."""
     size, cnn = params.prepare.image_size, params.model.pixelcnn_pp
     if not cell.has_pixelcnn_pp:
         return 0
@@ -186,5 +186,5 @@ def cache_bytes(params: Params, cell: Cell) -> int:
 
 
 def horizontal_steps(options: PixelCNNppModel, image_size: int) -> int:
-    """Gated blocks of the horizontal stream that the cached sampler computes one after another for an image."""
+    """Count gated blocks of the horizontal stream that the cached sampler computes one after another for an image."""
     return sum(places for places, _ in _blocks(options, image_size))

@@ -23,11 +23,11 @@ MIB, GIB = 2**20, 2**30
 # 312e12, float32 19.5e12) times the shares that we assume convolutions of 160 channels at 32x32 reach. Not measured by us.
 GPU_BFLOAT16 = 312e12 * 0.10
 GPU_FLOAT32 = 19.5e12 * 0.40
-# One core of a server processor with AVX-512, networks of the preset `demo`: `agave plan --preset demo --calibrate` gave 0.03 to 0.06.
+# One core of a server CPU with AVX-512, networks of the preset `demo`: `agave plan --preset demo --calibrate` gave 0.03 to 0.06.
 CORE_FLOAT32 = 0.035e12
 
 STARTUP_SECONDS = 6.0  # of a job: Snakemake, Python, torch; on a cluster the queue comes on top
-LAUNCH_SECONDS = 10e-6  # of a small operation that waits for the one before it, on a processor or a GPU
+LAUNCH_SECONDS = 10e-6  # of a small operation that waits for the one before it, on a CPU or a GPU
 LAUNCHES_PER_BLOCK = 12  # of the cached sampler, in a gated block and in drawing a pixel
 
 # Resident memory of a process, bytes: Python, torch and its lazily loaded parts (measured), and on a GPU its libraries (estimate).
@@ -46,7 +46,7 @@ EVALUATIONS = ("evaluate_bound", "evaluate_iwae", "sample_cell")
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """One job of a rule.
 
     Attributes:
@@ -56,7 +56,7 @@ class Job:
         operations: of the convolutions, FLOP.
         launches: small operations that wait for each other, whatever the throughput.
         memory: on the device, bytes: weights, what a step keeps, images.
-        host_memory: of the job on its machine, bytes, the device's included where that is the processor.
+        host_memory: of the job on its machine, bytes, the device's included where that is the CPU.
     """
 
     rule: str
@@ -88,7 +88,7 @@ class Throughput:
 
 
 def stated(params: Params, tflops: float | None = None) -> Throughput:
-    """A throughput that is not measured on the machine at hand.
+    """Return a throughput that is not measured on the machine at hand.
 
     Args:
         params: of the preset; device and precision choose the default.
@@ -108,7 +108,7 @@ def stated(params: Params, tflops: float | None = None) -> Throughput:
         device = "one NVIDIA A100 GPU"
         origin = "published peak times an assumed share (bfloat16 312 x 10%, float32 19.5 x 40%)"
     else:
-        training, device = CORE_FLOAT32, "one processor core"
+        training, device = CORE_FLOAT32, "one CPU core"
         origin = "the networks of the preset demo on one core with AVX-512"
     kinds: tuple[Kind, ...] = ("agave", "vae", "pixelcnn_pp")
     rates = dict.fromkeys(kinds, training), dict.fromkeys(kinds, training * evaluation_share)
@@ -116,15 +116,15 @@ def stated(params: Params, tflops: float | None = None) -> Throughput:
 
 
 def image_numbers(params: Params) -> tuple[int, int]:
-    """How many images train and test; for the user's own images, where the file decides, the numbers of CIFAR-10."""
+    """Return how many images train and test; for the user's own images, where the file decides, the numbers of CIFAR-10."""
     prepare = params.prepare
     if prepare.source == "photos":
         return prepare.train_images or prepare.photos.train_crops, prepare.test_images or prepare.photos.test_crops
     return prepare.train_images or 50_000, prepare.test_images or 10_000
 
 
-def job(params: Params, rule: str, cell: Cell) -> Job:
-    """The cost of one job.
+def job(params: Params, rule: str, cell: Cell) -> PlannedJob:
+    """Return the cost of one job.
 
     Args:
         params: of the preset.
@@ -162,23 +162,23 @@ def job(params: Params, rule: str, cell: Cell) -> Job:
         memory = weights + min(params.sample.batch, params.sample.images) * (working + network_costs.cache_bytes(params, cell))
     data = images * 3 * size**2
     on_gpu = params.compute.device == "cuda"
-    own = GPU_PROCESS + 4 * weights if on_gpu else PROCESS + memory  # a GPU's state is collected on the processor to be saved
-    return Job(rule, cell.kind, steps, operations, launches, memory + 2 * data, own + IMAGE_COPIES * data + SNAKEMAKE)
+    own = GPU_PROCESS + 4 * weights if on_gpu else PROCESS + memory  # a GPU's state is collected on the CPU to be saved
+    return PlannedJob(rule, cell.kind, steps, operations, launches, memory + 2 * data, own + IMAGE_COPIES * data + SNAKEMAKE)
 
 
-def seconds(job: Job, throughput: Throughput) -> float:
-    """Estimated time of a job."""
+def seconds(job: PlannedJob, throughput: Throughput) -> float:
+    """Estimate the time of a job, seconds."""
     rates = throughput.training if job.rule in TRAININGS else throughput.evaluation
     return throughput.startup + job.operations / rates[job.kind] + LAUNCH_SECONDS * job.launches
 
 
-def mem_mb(job: Job, attempt: int = 1) -> int:
-    """Memory to ask for, MiB: the estimate and Snakemake beside it, rounded up to hundreds, once more at each further attempt."""
+def mem_mb(job: PlannedJob, attempt: int = 1) -> int:
+    """Return the memory to ask for, MiB: the estimate and Snakemake beside it, rounded up to hundreds, once more at each further attempt."""
     return attempt * 100 * math.ceil((job.host_memory / MIB + SNAKEMAKE_MIB) / 100)
 
 
-def minutes(job: Job, throughput: Throughput, attempt: int = 1) -> int:
-    """Time to ask for: MARGIN times the estimate, half an hour at least.
+def minutes(job: PlannedJob, throughput: Throughput, attempt: int = 1) -> int:
+    """Return the time to ask for, minutes: MARGIN times the estimate, half an hour at least.
 
     What does not end in time is asked for again, once more at each attempt; a training goes on from its saved state, so it
     never asks for more than LONGEST_TRAINING.
@@ -187,8 +187,8 @@ def minutes(job: Job, throughput: Throughput, attempt: int = 1) -> int:
     return min(wanted, LONGEST_TRAINING) if job.rule in TRAININGS else attempt * wanted
 
 
-def jobs(params: Params) -> list[tuple[Job, int]]:
-    """The different jobs of a preset that compute with a network, in data-flow order, each with how many there are."""
+def jobs(params: Params) -> list[tuple[PlannedJob, int]]:
+    """Return the different jobs of a preset that compute with a network, in data-flow order, each with how many there are."""
     seeds, every = len(params.grid.seeds), grid.all_cells(params)
     resolutions = sorted({cell.resolution for cell in every if cell.has_vae})
     found = [(job(params, "pretrain_vae", Cell("vae", resolution=resolution)), seeds) for resolution in resolutions]
@@ -204,12 +204,12 @@ def jobs(params: Params) -> list[tuple[Job, int]]:
 
 
 def small_jobs() -> dict[str, int]:
-    """The jobs without a network: rule and number. Seconds to a minute each, counted with the start of a job."""
+    """Return the jobs without a network: rule and number. Seconds to a minute each, counted with the start of a job."""
     return {"prepare_images": 1, "write_tables": 1, "figures": len(figures.NAMES)}
 
 
 def make(params: Params, throughput: Throughput, devices: int = 1) -> dict[str, Any]:
-    """The plan of a preset as plain values.
+    """Return the plan of a preset as plain values.
 
     Args:
         params: of the preset.
@@ -264,7 +264,7 @@ def make(params: Params, throughput: Throughput, devices: int = 1) -> dict[str, 
 
 
 def longest_chain(params: Params, throughput: Throughput) -> float:
-    """Hours of the longest row of jobs that wait for each other: pretraining, joint training, evaluation."""
+    """Return the hours of the longest row of jobs that wait for each other: pretraining, joint training, evaluation."""
 
     def time(rule: str, cell: Cell) -> float:
         return seconds(job(params, rule, cell), throughput)
@@ -281,8 +281,8 @@ def longest_chain(params: Params, throughput: Throughput) -> float:
     return (longest + 3 * throughput.startup) / 3600  # prepare, tables, a figure
 
 
-def report(plan: Mapping[str, Any], params: Params, preset: str) -> str:
-    """A plan as text for a terminal, with what is counted, what is assumed and what is measured."""
+def plan_text(plan: Mapping[str, Any], params: Params, preset: str) -> str:
+    """Write a plan as text for a terminal, with what is counted, what is assumed and what is measured."""
     rows = [("rule", "jobs", "steps/job", "FLOP", "device memory", "host memory", "time/job", "device time")]
     for rule in plan["rules"]:
         memory = [_bytes(rule[key]) for key in ("memory", "host_memory")]

@@ -20,7 +20,7 @@ INNER = ("conv1", "conv2", "skip", "inject", "dropout", "h0", "h1", "mean", "log
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModuleShape:
     """One module of the network on the way of the data: its path, output shape (batch 1) and parameters."""
 
     path: str
@@ -46,11 +46,11 @@ class Summary:
     training_memory: int
     weights_memory: int
     sampling_memory: int
-    shapes: list[Shape]
+    shapes: list[ModuleShape]
 
 
 def summarize(params: Params) -> Summary:
-    """Sizes, arithmetic and memory of the joint model of a preset. Nothing is allocated."""
+    """Compute sizes, arithmetic and memory of the joint model of a preset. Nothing is allocated."""
     size = params.prepare.image_size
     cell = Cell(resolution=size)
     parts, convolutions = network_costs.parameters(params, cell), network_costs.multiply_adds(params, cell)
@@ -71,8 +71,8 @@ def summarize(params: Params) -> Summary:
     return Summary(parts | {"total": total}, adds, training, 5 * 4 * total, sampling, shapes)
 
 
-def report(summary: Summary, preset: str) -> str:
-    """The summary as text for a terminal."""
+def summary_text(summary: Summary, preset: str) -> str:
+    """Write the summary as text for a terminal."""
     mib = 2**20
     lines = [f"preset {preset}: joint model, y = x, per image (batch 1)", "", "parameters"]
     lines += [f"  {name:<32}{count:>16,}" for name, count in summary.parameters.items()]
@@ -117,7 +117,7 @@ def _cache_bytes(pixelcnn_pp: PixelCNNpp, batch: int, size: int) -> int:
 
 
 def memory(thing: object) -> int:
-    """Bytes of every tensor that an object holds, without parameters; a tensor and its views count once."""
+    """Return the bytes of every tensor that an object holds, without parameters; a tensor and its views count once."""
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in _tensors(thing, set())}
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -137,9 +137,9 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[Tensor]:
             yield from _tensors(item, seen)
 
 
-def _shapes(model: AGAVE, x: Tensor) -> Iterator[Shape]:
+def _shapes(model: AGAVE, x: Tensor) -> Iterator[ModuleShape]:
     """Blocks and outer convolutions in the order in which they finish."""
-    found: list[Shape] = []
+    found: list[ModuleShape] = []
     hooks = []
     for path, module in model.named_modules():
         inside_a_block = path.rsplit(".", 1)[-1] in INNER
@@ -148,7 +148,7 @@ def _shapes(model: AGAVE, x: Tensor) -> Iterator[Shape]:
 
         def hook(module: nn.Module, _: object, out: object, path: str = path) -> None:
             if isinstance(out, Tensor):
-                found.append(Shape(path, tuple(out.shape), _count(module)))
+                found.append(ModuleShape(path, tuple(out.shape), _count(module)))
 
         hooks.append(module.register_forward_hook(hook))
     with torch.no_grad():

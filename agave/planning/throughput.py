@@ -27,7 +27,7 @@ SECONDS = 60.0
 
 
 def calibrate(params: Params, threads: int = 1) -> Throughput:
-    """Measure what one device sustains: a GPU if the preset may use one and there is one, else `threads` processor cores.
+    """Measure what one device sustains: a GPU if the preset may use one and there is one, else `threads` CPU cores.
 
     Each network runs at the largest batch, up to the preset's, that leaves time for three steps in its share of `SECONDS`. A
     network that is not reached in time is taken to be as fast as the joint model, which is measured first.

@@ -31,7 +31,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The JSON metadata of a file of `write_tensors`, without reading its tensors.
+    """Return the JSON metadata of a file of `write_tensors`, without reading its tensors.
 
     Raises:
         UserError: the file is missing, truncated or not ours.
@@ -49,7 +49,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
+    """Return all tensors of a safetensors file, on the CPU.
 
     Raises:
         UserError: the file is missing, truncated or damaged.
@@ -135,7 +135,7 @@ class RollingState:
             path.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole state, or None. Damaged files are named on stderr and removed."""
+        """Return the newest whole state, or None. Damaged files are named on stderr and removed."""
         for step, digest, path in reversed(self._files()):
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == digest:
@@ -152,6 +152,6 @@ class RollingState:
 
 
 def identity(**parts: Any) -> str:
-    """A short hash of everything that decides a training: the name of its state folder."""
+    """Return a short hash of everything that decides a training: the name of its state folder."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -86,7 +86,7 @@ def choose_device(compute: Compute, override: str | None = None) -> torch.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "compute.device is 'cuda' and this machine shows no GPU; accepted: a job on a machine with a GPU, "
-            "`--device cpu` or compute.device: auto to run on the processor all the same, or a smaller preset (`--preset demo`)"
+            "`--device cpu` or compute.device: auto to run on the CPU all the same, or a smaller preset (`--preset demo`)"
         )
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")

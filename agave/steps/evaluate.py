@@ -16,7 +16,7 @@ from agave.csv_tables import write_table
 from agave.data.arrays import ImageArray, write_npz
 from agave.data.arrays import load as load_images
 from agave.errors import UserError
-from agave.evaluation.importance import gather, growth_samples, iwae_bounds, shard_path, shard_range, write_shard
+from agave.evaluation.importance import gather_shards, growth_samples, iwae_bounds, shard_path, shard_range, write_shard
 from agave.evaluation.memory import default_budget, evaluation_cost
 from agave.evaluation.one_sample import Array, bound_columns, mean_and_error, one_sample_terms
 from agave.files import sha256
@@ -196,7 +196,7 @@ def gather_iwae(evaluation: Evaluation, count: int) -> None:
     images, name = evaluation.iwae_images()
     shards = {f"shard {number}": shard_path(evaluation.output, number, count) for number in range(1, count + 1)}
     shard_range(1, count, len(images))
-    values = gather(evaluation.output, count, len(images), name)
+    values = gather_shards(evaluation.output, count, len(images), name)
     _write_iwae(evaluation, values, Record("evaluate", evaluation.described(), evaluation.inputs | shards))
 
 

@@ -11,7 +11,7 @@ from agave.errors import UserError
 
 @contextmanager
 def watching(folder: Path | None, *names: object) -> Iterator[Callable[[dict[str, float | int | None]], None] | None]:
-    """A function that shows a row of the history in TensorBoard, or None without a folder.
+    """Yield a function that shows a row of the history in TensorBoard, or None without a folder.
 
     Args:
         folder: of all runs, or None.
