@@ -51,6 +51,22 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
     return frame
 
 
+def make_table(rows: Sequence[Mapping[str, Any]], schema: Schema) -> pd.DataFrame:
+    """Make a frame of rows.
+
+    Args:
+        rows: each the values of some columns; the others are missing.
+        schema: the columns, in order, and what each holds.
+
+    Returns:
+        The frame, with the dtypes that `read_table` gives; an empty text is a missing value.
+    """
+    import pandas as pd
+
+    columns = {name: [None if row.get(name) == "" else row.get(name) for row in rows] for name in schema}
+    return pd.DataFrame({name: pd.Series(values, dtype=DTYPES[schema[name]]) for name, values in columns.items()})
+
+
 def write_table(path: Path, table: pd.DataFrame | Sequence[Mapping[str, Any]]) -> None:
     """Write a table as csv, whole or not at all.
 

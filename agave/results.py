@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,10 @@ from numpy.typing import NDArray
 from agave import grid
 from agave.config import Params
 from agave.csv_tables import Kind, Schema, read_table
+from agave.data.arrays import read_array_file
 from agave.errors import UserError
 from agave.grid import Cell
+from agave.units import bits_per_dim
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,7 @@ Row = dict[str, str]
 
 BOUNDS = "tables/bounds.csv"
 IWAE = "tables/iwae.csv"
+TABLE_1 = "tables/table1.csv"
 HISTORIES = "trainings/history.csv"
 TRAINING_RECORDS = "trainings/runs.jsonl"
 CLAIMS = "claims/claims.csv"
@@ -62,6 +64,30 @@ IWAE_SCHEMA: Schema = {**CELL_SCHEMA, "samples": "integer", **_measured("elbo_bi
 """evaluate/CELL/seed~SEED/iwae.csv (one row) and tables/iwae.csv."""
 GROWTH_SCHEMA: Schema = {**CELL_SCHEMA, "samples": "integer", **_measured("iwae_bits_per_dim", "gain")}
 """evaluate/CELL/seed~SEED/growth.csv, one row a number of samples."""
+TABLE_1_SCHEMA: Schema = {
+    "model": "text",
+    "reference": "text",
+    "published_bound": "text",
+    "published_bits_per_dim": "text",
+    "published_mark": "text",
+    "published_data_set": "text",
+    "our_model": "text",
+    "our_bound": "text",
+    "our_bits_per_dim": "number",
+    "our_standard_error": "number",
+    "our_images": "integer",
+    "our_samples": "integer",
+    "our_seeds": "integer",
+    "our_measured_on": "text",
+    "our_comparable": "text",
+    "our_difference_to_pixelcnn_pp": "number",
+    "our_difference_to_pixelcnn_pp_low": "number",
+    "our_difference_to_pixelcnn_pp_high": "number",
+    "our_bits_per_dim_on_all_images": "number",
+    "our_standard_error_on_all_images": "number",
+    "our_all_images": "integer",
+}
+"""tables/table1.csv, one row a model; published numbers as they are printed."""
 HISTORY_SCHEMA: Schema = {
     "step": "integer",
     "kl": "number",
@@ -72,6 +98,12 @@ HISTORY_SCHEMA: Schema = {
 """history.csv of a training."""
 HISTORIES_SCHEMA: Schema = {"stage": "text", "model": "text", "seed": "integer", **HISTORY_SCHEMA}
 """trainings/history.csv, the histories of all trainings."""
+
+
+def quantities(cell: Cell) -> tuple[str, ...]:
+    """Name the columns of bound.csv that a cell has a network for."""
+    vae, pixelcnn = ("vae_reconstruction", "vae_bits_per_dim"), ("pixelcnn_reconstruction", "pixelcnn_bits_per_dim")
+    return ("kl", *(vae if cell.has_vae else ()), *(pixelcnn if cell.has_pixelcnn_pp else ()))
 
 
 def bound_path(cell: Cell, seed: int) -> str:
@@ -196,6 +228,7 @@ class Results:
                     raise self.wrong(path, f"was measured on '{frame['data_set'].iloc[0]}', others on '{data_set}'")
                 if frames and list(frame) != list(frames[0]):
                     raise self.wrong(path, "has other columns than the cells before it")
+                self._check_measured(path, frame, cell)
                 frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
@@ -212,11 +245,17 @@ class Results:
             UserError: the table is missing or older than the grid.
         """
         table = self.table(BOUNDS, BOUND_SCHEMA).set_index(["cell", "seed"], drop=False)
-        wanted = [(cell.name, seed) for cell in cells for seed in self.params.grid.seeds]
-        for name, seed in wanted:
-            if (name, seed) not in table.index:
-                raise self.wrong(BOUNDS, f"has no row for the cell {name}, seed {seed}")
-        return table.loc[wanted].reset_index(drop=True)
+        wanted = [(cell, seed) for cell in cells for seed in self.params.grid.seeds]
+        for cell, seed in wanted:
+            if (cell.name, seed) not in table.index:
+                raise self.wrong(BOUNDS, f"has no row for the cell {cell.name}, seed {seed}")
+            self._check_measured(BOUNDS, table.loc[[(cell.name, seed)]], cell)
+        return table.loc[[(cell.name, seed) for cell, seed in wanted]].reset_index(drop=True)
+
+    def _check_measured(self, path: str, rows: pd.DataFrame, cell: Cell) -> None:
+        for column in (*quantities(cell), "elbo_bits_per_dim", "iwae_bits_per_dim", "gain"):
+            if column in rows and rows[column].isna().any():
+                raise self.wrong(path, f"{column} of {cell.name} is missing; accepted: a finite number")
 
     def rows(self, path: str, columns: Sequence[str]) -> list[Row]:
         """Read a csv file, every value as it is written there.
@@ -286,16 +325,69 @@ class Results:
             UserError: the file is missing, damaged, or lacks an array of that shape and type.
         """
         path = samples_path(cell, self.params.grid.seeds[0])
-        try:
-            with np.load(self.folder / path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in keys if key in file.files}
-        except FileNotFoundError:
-            raise self.wrong(path, "missing") from None
-        except (zipfile.BadZipFile, ValueError, EOFError, AttributeError):
-            raise self.wrong(path, "cannot be read as an npz file of images") from None
+        arrays = self._arrays(path)
         for key in keys:
             if key not in arrays:
                 raise self.wrong(path, f"lacks the array {key}")
             if arrays[key].dtype != np.uint8 or arrays[key].ndim != 4 or arrays[key].shape[3] != 3 or not len(arrays[key]):
                 raise self.wrong(path, f"{key} is {arrays[key].dtype} {arrays[key].shape}; accepted: uint8 (N, H, W, 3)")
-        return arrays
+        return {key: arrays[key] for key in keys}
+
+    def per_image(self, cell: Cell, path_of: Callable[[Cell, int], str]) -> dict[str, NDArray[np.float64]]:
+        """Read what was measured of a cell image by image.
+
+        Args:
+            cell: the model.
+            path_of: names the file of a cell and seed: `per_image_path` or `iwae_arrays_path`.
+
+        Returns:
+            {term: (seeds, images) or (seeds, images, numbers of samples)}, nats, in the order of the seeds of the grid.
+
+        Raises:
+            UserError: a file is missing or damaged, or has other arrays than that of the first seed.
+        """
+        paths = [path_of(cell, seed) for seed in self.params.grid.seeds]
+        found = [{name: array for name, array in self._arrays(path).items() if name != "samples"} for path in paths]
+        for path, arrays in zip(paths, found, strict=True):
+            if {name: array.shape for name, array in arrays.items()} != {name: array.shape for name, array in found[0].items()}:
+                raise self.wrong(path, "has other arrays than that of the first seed")
+        return {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
+
+    def exact_bits(self, cell: Cell) -> NDArray[np.float64]:
+        """Return the exact negative log-likelihood of a model without latent variables, (seeds, all test images), bits/dim of x."""
+        return self._bits(-self._term(cell, per_image_path, "log_prob_x"))
+
+    def bits_on_the_same_images(self, cells: Sequence[Cell]) -> NDArray[np.float64]:
+        """Return what Table 1 compares: importance-sampled bounds, and exact values of models without latent variables.
+
+        Args:
+            cells: C models of the table.
+
+        Returns:
+            (seeds, images, C), bits/dim of x, on the images that all of them were measured on: the first of the test images.
+
+        Raises:
+            UserError: a result is missing, damaged or of other images.
+        """
+        bits = [self._bits(-self._term(cell, iwae_arrays_path, "iwae")) if cell.has_vae else self.exact_bits(cell) for cell in cells]
+        images = min(one.shape[1] for one in bits)
+        for cell, one in zip(cells, bits, strict=True):
+            if cell.has_vae and one.shape[1] != images:
+                path = iwae_arrays_path(cell, self.params.grid.seeds[0])
+                raise self.wrong(path, f"holds {one.shape[1]} images, another model {images}; accepted: the same number for all")
+        return np.stack([one[:, :images] for one in bits], axis=2)
+
+    def _term(self, cell: Cell, path_of: Callable[[Cell, int], str], name: str) -> NDArray[np.float64]:
+        arrays = self.per_image(cell, path_of)
+        if name not in arrays or arrays[name].ndim != 2:
+            raise self.wrong(path_of(cell, self.params.grid.seeds[0]), f"lacks the array {name} of one value an image")
+        return arrays[name]
+
+    def _bits(self, nats: NDArray[np.float64]) -> NDArray[np.float64]:
+        return bits_per_dim(nats, 3 * self.params.prepare.image_size**2)
+
+    def _arrays(self, path: str) -> dict[str, NDArray[Any]]:
+        try:
+            return read_array_file(self.folder / path)
+        except UserError as error:
+            raise self.wrong(path, str(error).removeprefix(f"{self.folder / path}: ")) from None

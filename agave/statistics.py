@@ -67,12 +67,8 @@ def over_seeds(table: pd.DataFrame, quantity: str, by: Sequence[str] = ("cell",)
     Returns:
         One row a group in the order of the table, indexed by `by`: columns `value`, `standard_error` and `seeds`.
     """
-    import pandas as pd
-
-    def averaged(rows: pd.DataFrame) -> pd.Series[float]:
-        values, errors = (rows[column].to_list() for column in (quantity, f"{quantity}_standard_error"))
-        return pd.Series({"value": math.fsum(values) / len(values), "standard_error": standard_error(values, errors), "seeds": len(rows)})
-
-    means = table.groupby(list(by), sort=False, dropna=False)[[quantity, f"{quantity}_standard_error"]].apply(averaged)
-    means["seeds"] = means["seeds"].astype("int64")
+    groups = table.groupby(list(by), sort=False, dropna=False)
+    means = groups.agg(value=(quantity, "mean"), seeds=(quantity, "size"))
+    errors = [standard_error(rows[quantity].to_list(), rows[f"{quantity}_standard_error"].to_list()) for _, rows in groups]
+    means.insert(1, "standard_error", errors)
     return means
