@@ -88,6 +88,21 @@ TABLE_1_SCHEMA: Schema = {
     "our_all_images": "integer",
 }
 """tables/table1.csv, one row a model; published numbers as they are printed."""
+CLAIMS_SCHEMA: Schema = {
+    "id": "text",
+    "verdict": "text",
+    "where": "text",
+    "claim": "text",
+    "basis": "text",
+    "measure": "text",
+    "comparison": "text",
+    "value": "number",
+    "low": "number",
+    "high": "number",
+    "accepted": "text",
+    "comparison_verdict": "text",
+}
+"""claims/claims.csv, one row a comparison."""
 HISTORY_SCHEMA: Schema = {
     "step": "integer",
     "kl": "number",

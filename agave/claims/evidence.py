@@ -1,25 +1,27 @@
-"""What the claims are decided by: per-image results of a preset, measured in one place, and properties of the networks themselves."""
+"""What the claims are decided by: results of a preset, measured image by image, and properties of the networks themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agave import grid, published
 from agave.claims import measures
-from agave.data.arrays import read_array_file
 from agave.errors import UserError
 from agave.grid import Cell
-from agave.likelihoods import bits_per_dim
-from agave.results import BOUNDS, Results, iwae_arrays_path, per_image_path
-from agave.tables import PUBLISHED_DATA_SET, PUBLISHED_IMAGES
+from agave.results import BOUND_SCHEMA, BOUNDS, Results, iwae_arrays_path, per_image_path
+from agave.units import bits_per_dim
 
 Values = NDArray[np.float64]
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, Values]
+
+
+class NotTestableError(Exception):
+    """The preset lacks what a claim needs; the message says what."""
 
 
 def _only(means: Values) -> Values:
@@ -58,57 +60,45 @@ class Evidence:
     @property
     def published(self) -> bool:
         """Whether networks of the published size were measured on the published test images."""
-        row = self.results.rows(BOUNDS, ("data_set", "images"))[0]
-        sizes = self.params.model
-        full = (
-            sizes.vae.blocks * sizes.vae.depth == 20
-            and sizes.vae.hidden == 160
-            and sizes.pixelcnn_pp.filters == 160
-            and sizes.pixelcnn_pp.resnets == 5
-        )
-        return full and row["data_set"] == PUBLISHED_DATA_SET and row["images"] == str(PUBLISHED_IMAGES)
+        row = self.results.table(BOUNDS, BOUND_SCHEMA).iloc[0]
+        return not published.differences(self.params) and row["data_set"] == published.DATA_SET and row["images"] == published.IMAGES
 
     def measure(self, name: str, chosen: Sequence[Cell]) -> Measured:
-        """Take a measurement of MEASURES.
+        """Take a measurement.
 
         Args:
-            name: of it.
+            name: of it, one of `MEASURES`.
             chosen: the cells; none for a property of the networks.
 
         Raises:
             UserError: a result is missing, damaged or of other images than those of the other cells.
+            NotTestableError: the preset has too little for it.
         """
         return MEASURES[name](self, chosen)
 
     @cache  # noqa: B019  # an Evidence lives as long as one command
     def terms(self, cell: Cell) -> Arrays:
-        """Terms of the one-sample bound, (seeds, images), nats."""
-        return self._by_seed(cell, per_image_path)
-
-    @cache  # noqa: B019
-    def importance(self, cell: Cell) -> Arrays:
-        """Importance-sampled bounds, (seeds, images) or (seeds, images, numbers of samples), nats."""
-        return self._by_seed(cell, iwae_arrays_path)
+        """Read the terms of the one-sample bound, (seeds, images), nats."""
+        return self.results.per_image(cell, per_image_path)
 
     @cache  # noqa: B019
     def images(self, cell: Cell, *keys: str) -> dict[str, measures.Images]:
-        """Images that were drawn for a cell, first seed."""
+        """Read images that were drawn for a cell, first seed."""
         return self.results.images(cell, list(keys))
 
-    def _by_seed(self, cell: Cell, path_of: Callable[[Cell, int], str]) -> Arrays:
-        found = [read_array_file(self.results.folder / path_of(cell, seed)) for seed in self.params.grid.seeds]
-        names = [name for name in found[0] if name != "samples"]
-        for one, seed in zip(found, self.params.grid.seeds, strict=True):
-            if set(one) != set(found[0]) or any(one[name].shape != found[0][name].shape for name in names):
-                raise self.results.wrong(path_of(cell, seed), "has other arrays than the first seed")
-        return {name: np.stack([one[name] for one in found]) for name in names}
-
     def together(self, values: Sequence[Values], reduce: Callable[[Values], Values] = _only) -> Measured:
-        """Measurements of several cells, each (seeds, images) or (seeds, images, k), side by side."""
+        """Put measurements of several cells, each (seeds, images) or (seeds, images, k), side by side.
+
+        Raises:
+            UserError: they are of different numbers of images or seeds.
+            NotTestableError: there is one image and one seed, so nothing to draw an interval from.
+        """
         shaped = [one if one.ndim == 3 else one[..., None] for one in values]
         if len({one.shape for one in shaped}) > 1:
             raise UserError(f"{self.results.folder}: cells with different numbers of images or seeds; evaluate and sample them anew")
         seeds, images = shaped[0].shape[:2]
+        if seeds * images == 1:
+            raise NotTestableError("one image and one seed: nothing to draw an interval from")
         basis = f"{images} images, " + (f"{seeds} seeds" if seeds > 1 else "1 seed: without the noise of training")
         return Measured(np.stack(shaped, axis=2), reduce, basis)
 
@@ -117,51 +107,56 @@ Measure = Callable[[Evidence, Sequence[Cell]], Measured]
 
 
 def _bound(name: str) -> Measure:
-    """A term of the one-sample bound, bits/dim of x; of y for the VAE decoder's total."""
+    """Return the measure of a term of the one-sample bound, bits/dim of x; of y for the VAE decoder's total."""
+    network = "log_prob_y" if name.startswith("vae") else "log_prob_x"
 
     def one(evidence: Evidence, cell: Cell) -> Values:
         terms, dimensions = evidence.terms(cell), evidence.dimensions
         if name == "kl":
             return bits_per_dim(terms["kl"], dimensions)
-        reconstruction = -terms["log_prob_y" if name.startswith("vae") else "log_prob_x"]
+        if network not in terms:
+            raise UserError(f"claims.yaml: measure {name} of the model {cell.name}, which has no such network; accepted: another model")
         if name.endswith("reconstruction"):
-            return bits_per_dim(reconstruction, dimensions)
-        return bits_per_dim(terms["kl"] + reconstruction, 3 * cell.resolution**2 if name.startswith("vae") else dimensions)
+            return bits_per_dim(-terms[network], dimensions)
+        return bits_per_dim(terms["kl"] - terms[network], 3 * cell.resolution**2 if network == "log_prob_y" else dimensions)
 
     return lambda evidence, chosen: evidence.together([one(evidence, cell) for cell in chosen])
 
 
+def _has_importance(evidence: Evidence, chosen: Sequence[Cell]) -> None:
+    """Raise NotTestableError for a model whose importance-sampled bound the workflow does not compute."""
+    for cell in chosen:
+        if cell.has_vae and cell not in grid.table_cells(evidence.params):
+            raise NotTestableError(f"the importance-sampled bound of {cell.name}, which is not in Table 1 of this preset, is not computed")
+
+
 def _iwae(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
-    """The importance-sampled bound, or the exact likelihood of a model without latent variables, bits/dim on the same images."""
-    bounds = [-evidence.importance(cell)["iwae"] if cell.has_vae else -evidence.terms(cell)["log_prob_x"] for cell in chosen]
-    images = min(bound.shape[1] for bound in bounds)  # those of the importance-sampled bounds are the first of all
-    return evidence.together([bits_per_dim(bound[:, :images], evidence.dimensions) for bound in bounds])
+    """Measure the importance-sampled bound, or the exact likelihood of a model without latent variables, bits/dim on the same images."""
+    _has_importance(evidence, chosen)
+    bits = evidence.results.bits_on_the_same_images(chosen)
+    return evidence.together([bits[..., index] for index in range(len(chosen))])
 
 
 def _iwae_gain(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
-    """How much the bound with all samples lies below that with the first one, bits/dim."""
-    growth = [evidence.importance(cell)["growth"] for cell in chosen]
+    """Measure how much the bound with all samples lies below that with the first one, bits/dim."""
+    _has_importance(evidence, chosen)
+    growth = [evidence.results.per_image(cell, iwae_arrays_path)["growth"] for cell in chosen]
     return evidence.together([bits_per_dim(one[..., -1] - one[..., 0], evidence.dimensions) for one in growth])
 
 
 def _identity(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
-    """By how much the totals in tables/bounds.csv miss the sum of their terms, bits/dim: the larger of both decoders."""
-    found = []
-    for cell in chosen:
-        ratio = (evidence.params.prepare.image_size / cell.resolution) ** 2
-        errors = [0.0]
-        for row in evidence.results.bounds(cell):
-            kl, y, x, total_y, total_x = (
-                evidence.results.number(BOUNDS, row, name)
-                for name in ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")
-            )
-            errors += [total_x - kl - x, total_y - ratio * (kl + y)]
-        found.append(np.full((1, 1), max(errors, key=abs)))
-    return Measured(np.stack(found, axis=2)[..., None], _only, "all seeds, not sampled")
+    """Measure by how much the totals in tables/bounds.csv miss the sum of their terms, bits/dim: the largest over decoders and seeds."""
+    table = evidence.results.bounds_of(chosen)
+    ratio = (evidence.params.prepare.image_size / table["resolution"].astype("float64")) ** 2
+    of_x = table["pixelcnn_bits_per_dim"] - table["kl"] - table["pixelcnn_reconstruction"]
+    of_y = table["vae_bits_per_dim"] - ratio * (table["kl"] + table["vae_reconstruction"])
+    errors = np.stack([of_x, of_y], axis=1).reshape(len(chosen), -1)  # (cells, seeds x decoders)
+    largest = errors[np.arange(len(chosen)), np.abs(errors).argmax(1)]
+    return Measured(largest[None, None, :, None], _only, "all seeds, not sampled")
 
 
 def _of_images(keys: Sequence[str], function: Callable[..., Values], reduce: Callable[[Values], Values] = _only) -> Measure:
-    """A function of a cell's drawn images: (N, ...) arrays -> (N,) or (N, k)."""
+    """Return the measure of a function of a cell's drawn images: (N, ...) arrays -> (N,) or (N, k)."""
 
     def measure(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
         shown = [evidence.images(cell, *keys) for cell in chosen]
@@ -179,13 +174,15 @@ def _spectra(first: measures.Images, second: measures.Images) -> Values:
 
 
 def _distance(means: Values, lowest: int | None = None) -> Values:
-    """Mean absolute difference of the two mean log-spectra, at the lowest so many frequencies or all."""
+    """Return the mean absolute difference of the two mean log-spectra, at the lowest so many frequencies or all."""
     first, second = np.split(means, 2, axis=-1)
     distance: Values = np.abs(first - second)[..., :lowest].mean(-1)
     return distance
 
 
 def _own_minus_other(sample: measures.Images, features: measures.Images) -> Values:
+    if len(sample) < 2:
+        raise NotTestableError("one image: there is no other one to compare with")
     shape, own = measures.low_passed(sample), measures.low_passed(features)
     return measures.correlation(shape, own) - measures.correlation(shape, np.roll(own, 1, axis=0))
 
@@ -196,7 +193,7 @@ def _shape_minus_detail_kept(reconstruction: measures.Images, original: measures
 
 
 def _property(name: str) -> Measure:
-    """A property of the networks, from `agave.checks`."""
+    """Return the measure of a property of the networks; only then torch is imported."""
 
     def measure(evidence: Evidence, _: Sequence[Cell]) -> Measured:
         from agave.claims import network_properties
@@ -206,6 +203,9 @@ def _property(name: str) -> Measure:
 
     return measure
 
+
+PROPERTIES = ("future_pixels", "future_features", "objective_identities", "objective_beyond_2", "dependent_values")
+"""The measures of `network_properties`: of no model of the grid."""
 
 MEASURES: dict[str, Measure] = {
     **{name: _bound(name) for name in ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")},
@@ -226,8 +226,5 @@ MEASURES: dict[str, Measure] = {
     ),
     "sample_distance": _of_images(["prior_sample", "original"], _spectra, _distance),
     "coarse_sample_distance": _of_images(["prior_sample", "original"], _spectra, lambda means: _distance(means, 4)),
-    **{
-        name: _property(name)
-        for name in ("future_pixels", "future_features", "objective_identities", "objective_beyond_2", "dependent_values")
-    },
+    **{name: _property(name) for name in PROPERTIES},
 }

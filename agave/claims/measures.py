@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,49 +15,74 @@ BLOCK = 4
 
 
 def low_passed(images: Images) -> Values:
-    """Means over squares of BLOCK pixels: (N, H, W, 3) uint8 -> (N, H / BLOCK, W / BLOCK, 3) in [0, 255]."""
-    n, height, width, colours = images.shape
-    blocks = images.astype(np.float64).reshape(n, height // BLOCK, BLOCK, width // BLOCK, BLOCK, colours)
-    means: Values = blocks.mean((2, 4))
+    """Average over squares of BLOCK pixels.
+
+    Args:
+        images: (N, H, W, 3). A rest of H or W that makes no whole square is left out.
+
+    Returns:
+        (N, H // BLOCK, W // BLOCK, 3), in [0, 255].
+    """
+    from skimage.measure import block_reduce
+
+    means: Values = block_reduce(_whole_squares(images), (1, BLOCK, BLOCK, 1), np.mean)
     return means
 
 
 def detail(images: Images) -> Values:
-    """What low-passing takes away: (N, H, W, 3), grey levels around 0."""
-    left: Values = images - low_passed(images).repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)
+    """Return what low-passing takes away: (N, H, W, 3), grey levels around 0."""
+    left: Values = _whole_squares(images) - low_passed(images).repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)
     return left
 
 
+def _whole_squares(images: Images) -> Images:
+    return images[:, : images.shape[1] // BLOCK * BLOCK, : images.shape[2] // BLOCK * BLOCK]
+
+
 def detail_power(images: Images) -> Values:
-    """Mean square of the detail of each image, grey levels squared: (N,)."""
+    """Return the mean square of the detail of each image, grey levels squared: (N,)."""
     power: Values = np.square(detail(images)).mean((1, 2, 3))
     return power
 
 
 def rms_difference(first: Images, second: Images) -> Values:
-    """Root mean square difference of each pair, grey levels: (N,)."""
-    difference = first.astype(np.float64) - second
-    root: Values = np.sqrt(np.square(difference).mean((1, 2, 3)))
-    return root
+    """Return the root mean square difference of each pair, grey levels: (N,)."""
+    from skimage.metrics import mean_squared_error
+
+    roots: Values = np.sqrt([mean_squared_error(a, b) for a, b in zip(first, second, strict=True)])
+    return roots
 
 
 def psnr(first: Images, second: Images) -> Values:
-    """Peak signal-to-noise ratio of each pair, dB: (N,). Equal images count as one grey level in one value."""
-    error = np.square(first.astype(np.float64) - second).mean((1, 2, 3))
-    ratio: Values = 10 * np.log10(255**2 / np.maximum(error, 1 / first[0].size))
-    return ratio
+    """Return the peak signal-to-noise ratio of each pair, dB: (N,). Equal images count as one grey level in one value."""
+    from skimage.metrics import peak_signal_noise_ratio
+
+    with np.errstate(divide="ignore"):
+        ratios = [peak_signal_noise_ratio(a, b, data_range=255) for a, b in zip(first, second, strict=True)]
+    capped: Values = np.minimum(ratios, 10 * np.log10(255**2 * first[0].size))
+    return capped
 
 
 def correlation(first: Values, second: Values) -> Values:
-    """Pearson correlation of each pair over all its values: (N,); 0 where one of the two is constant."""
-    a, b = (x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(1, keepdims=True) for x in (first, second))
-    scale = np.sqrt(np.square(a).sum(1) * np.square(b).sum(1))
-    found: Values = np.divide((a * b).sum(1), scale, out=np.zeros(len(a)), where=scale > 0)
-    return found
+    """Return the Pearson correlation of each pair over all its values: (N,); 0 where one of the two is constant."""
+    from scipy.stats import ConstantInputWarning, NearConstantInputWarning, pearsonr
+
+    with warnings.catch_warnings():
+        for category in (ConstantInputWarning, NearConstantInputWarning):
+            warnings.simplefilter("ignore", category)
+        found: Values = pearsonr(first.reshape(len(first), -1), second.reshape(len(second), -1), axis=1).statistic
+    return np.where(np.isnan(found), 0.0, found)
 
 
 def log_spectrum(images: Images) -> Values:
-    """Radially averaged power of the grey image, log10 of grey levels squared: (N, H / 2), one value a frequency 1 to H / 2."""
+    """Return the radially averaged power of the grey image, log10 of grey levels squared.
+
+    Args:
+        images: (N, H, H, 3).
+
+    Returns:
+        (N, H // 2), one value a frequency 1 to H // 2.
+    """
     grey = images.astype(np.float64).mean(3)
     size = grey.shape[1]
     power = np.square(np.abs(np.fft.fft2(grey - grey.mean((1, 2), keepdims=True)))) / size**2

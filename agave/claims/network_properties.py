@@ -17,7 +17,7 @@ from agave.random_numbers import StepNumbers
 
 
 def _gradients(params: Params, by_features: bool) -> dict[str, Tensor]:
-    """Sums over channels of |d logits at a pixel / d input| (H, W), for a pixel near each corner and in the middle."""
+    """Return sums over channels of |d logits at a pixel / d input| (H, W), for a pixel near each corner and in the middle."""
     size, sizes = params.prepare.image_size, params.model.pixelcnn_pp
     torch.manual_seed(0)
     network = PixelCNNpp(sizes.filters, sizes.resnets, sizes.mixtures, sizes.resolutions, 3, stream_channels=sizes.stream_channels)
@@ -33,7 +33,7 @@ def _gradients(params: Params, by_features: bool) -> dict[str, Tensor]:
 
 
 def future_pixels(params: Params) -> dict[str, float]:
-    """The largest gradient of logits by their own pixel or one after it in raster order; 0 for an autoregressive network."""
+    """Return the largest gradient of logits by their own pixel or one after it in raster order; 0 for an autoregressive network."""
     found = {}
     for name, gradient in _gradients(params, by_features=False).items():
         row, column = (int(part.strip("()")) for part in name.removeprefix("pixel ").split(", "))
@@ -42,7 +42,7 @@ def future_pixels(params: Params) -> dict[str, float]:
 
 
 def future_features(params: Params) -> dict[str, float]:
-    """At how many positions after the pixel f(z) changes its logits."""
+    """Count the positions after the pixel at which f(z) changes its logits."""
     found = {}
     for name, gradient in _gradients(params, by_features=True).items():
         row, column = (int(part.strip("()")) for part in name.removeprefix("pixel ").split(", "))
@@ -57,16 +57,17 @@ def _terms() -> Terms:
 
 
 def objective_identities(_: Params) -> dict[str, float]:
-    """Eq. 7 less the bound on log p(x, y) at KL weight 1, and less the sum of the bounds on log p(x) and log p(y) at 2, nats."""
+    """Return Eq. 7 less the bound on log p(x, y) at KL weight 1, and less the sum of the bounds on log p(x) and log p(y) at 2, nats."""
     terms = _terms()
     assert terms.log_prob_x is not None and terms.log_prob_y is not None
     both = (terms.log_prob_x + terms.log_prob_y - terms.kl).mean()
     apart = (terms.log_prob_x - terms.kl).mean() + (terms.log_prob_y - terms.kl).mean()
-    return {"λ 1": float(-objective(terms, 1.0) - both), "λ 2": float(-objective(terms, 2.0) - apart)}
+    differences = {"λ 1": float(-objective(terms, 1.0) - both), "λ 2": float(-objective(terms, 2.0) - apart)}
+    return {name: round(value, 9) + 0.0 for name, value in differences.items()}  # rounding of sums is not the same on every CPU
 
 
 def objective_beyond_2(_: Params) -> dict[str, float]:
-    """Eq. 7 at larger KL weights less the sum of the bounds on log p(x) and log p(y), nats."""
+    """Return Eq. 7 at larger KL weights less the sum of the bounds on log p(x) and log p(y), nats."""
     terms = _terms()
     apart = -objective(terms, 2.0)
     return {f"λ {weight:g}": float(-objective(terms, weight) - apart) for weight in (4.0, 8.0, 12.0)}
@@ -74,7 +75,7 @@ def objective_beyond_2(_: Params) -> dict[str, float]:
 
 @torch.no_grad()
 def dependent_values(params: Params) -> dict[str, float]:
-    """How many terms of log p(y|z) change when another value of y does, given a z drawn from the prior."""
+    """Count the terms of log p(y|z) that change when another value of y does, given a z drawn from the prior."""
     size, sizes = params.prepare.image_size, params.model.vae
     torch.manual_seed(0)
     vae = VAEIAF(size, size, sizes.depth, sizes.blocks, sizes.hidden, sizes.latent)

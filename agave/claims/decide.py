@@ -1,0 +1,157 @@
+"""Decide claims by intervals over test images and training seeds.
+
+A claim is never decided by a bare comparison of two numbers. Every comparison is a function of means over images and seeds; both
+are drawn again many times, the same draws for all models of a comparison, and the middle 95 % of what comes out is its interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agave.bootstrap import crossed_bootstrap
+from agave.claims.comparisons import COMPARISONS
+from agave.claims.evidence import Evidence, Measured, NotTestableError
+from agave.claims.language import Accept, Claim, Test
+from agave.config import Params
+from agave.grid import Cell
+from agave.published import DATA_SET, IMAGES
+
+Verdict = Literal["holds", "does not hold", "undecided", "not testable at this scale"]
+VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "undecided", "not testable at this scale")
+Values = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+ROUNDING = 1e-9
+"""Two numbers are equal where they differ by less than this part of the largest number that went into them: far above the rounding
+of a sum in double precision, which depends on its order and so on the CPU, and far below any difference that a claim is about."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome of one comparison.
+
+    Attributes:
+        test: which it belongs to.
+        label: what was compared.
+        value: over all images and seeds.
+        low: lower end of the interval; equal to the value where nothing was sampled.
+        high: upper end of it.
+        verdict: of this comparison alone.
+    """
+
+    test: Test
+    label: str
+    value: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A claim and what became of it.
+
+    Attributes:
+        claim: as in claims.yaml.
+        verdict: of all its comparisons together.
+        comparisons: empty if it is not testable.
+        basis: images and seeds that it rests on, or why it is not testable.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    comparisons: tuple[Comparison, ...]
+    basis: str
+
+
+def short_name(cell: Cell, params: Params) -> str:
+    """Return how a comparison names a cell."""
+    if cell.kind != "agave":
+        return "VAE" if cell.kind == "vae" else "PixelCNN++"
+    parts = [f"λ {cell.kl_weight:g}"]
+    parts += [f"{cell.levels} levels"] * (cell.levels != 256)
+    parts += [f"{cell.resolution}×{cell.resolution}"] * (cell.resolution != params.prepare.image_size)
+    return ", ".join(parts + ["no auxiliary loss"] * (not cell.auxiliary))
+
+
+def decide(claim: Claim, evidence: Evidence) -> Decision:
+    """Decide what the results of a preset say about a claim.
+
+    It holds if every interval lies within what is accepted. It does not hold if one lies outside, at a confidence shared among the
+    comparisons of the claim (Bonferroni), so that many comparisons do not refute a claim by chance.
+
+    Args:
+        claim: as in claims.yaml.
+        evidence: the results.
+
+    Returns:
+        The verdict with its comparisons.
+
+    Raises:
+        UserError: a result is missing or damaged.
+    """
+    params = evidence.params
+    try:
+        if claim.needs == "published" and not evidence.published:
+            raise NotTestableError(f"needs networks of the published size and the {IMAGES:,} {DATA_SET} images (preset paper)")
+        prepared = []
+        for test in claim.tests:
+            cells = test.cells(params)
+            measured = evidence.measure(test.measure, cells)
+            labels, matrix = COMPARISONS[test.compare]([short_name(cell, params) for cell in cells] or list(measured.labels))
+            if not labels:
+                raise NotTestableError(f"the grid of this preset has too few of these models for {test.compare}")
+            prepared.append((test, measured, labels, matrix))
+    except NotTestableError as reason:
+        return Decision(claim, "not testable at this scale", (), str(reason))
+    number = sum(len(labels) for _, _, labels, _ in prepared)
+    found = [one for test, measured, labels, matrix in prepared for one in _compared(test, measured, labels, matrix, number)]
+    verdicts = {one.verdict for one in found}
+    overall: Verdict = "does not hold" if "does not hold" in verdicts else "undecided" if "undecided" in verdicts else "holds"
+    return Decision(claim, overall, tuple(found), "; ".join(dict.fromkeys(measured.basis for _, measured, _, _ in prepared)))
+
+
+def _compared(test: Test, measured: Measured, labels: list[str], matrix: Values, number: int) -> list[Comparison]:
+    """Return the comparisons of a test, one of so many of the claim."""
+    levels = (CONFIDENCE, 1 - (1 - CONFIDENCE) / number)
+    value, ends = crossed_bootstrap(measured.samples, lambda means: measured.reduce(means) @ matrix.T, levels)
+    scale = np.abs(measured.reduce(measured.samples.mean((0, 1)))) @ np.abs(matrix).T
+    found = []
+    for label, numbers, size in zip(labels, np.stack([value, *ends[0], *ends[1]], axis=1), scale, strict=True):
+        exact, low, high, lowest, highest = settled(numbers, float(size), test.accept)
+        found.append(Comparison(test, label, exact, low, high, _verdict(test.accept, (low, high), (lowest, highest))))
+    return found
+
+
+def settled(numbers: Values, scale: float, accept: Accept) -> list[float]:
+    """Replace numbers that differ from 0, a limit or each other by rounding alone, so that no verdict hangs on a last digit.
+
+    Args:
+        numbers: the value of a comparison, then the ends of its intervals.
+        scale: sum of the magnitudes that the comparison adds or subtracts.
+        accept: the limits.
+
+    Returns:
+        The numbers; 0 or a limit where they equal it by `ROUNDING`, all the value where the intervals are a point by it.
+    """
+    if np.ptp(numbers) <= ROUNDING * scale:
+        numbers = np.full_like(numbers, numbers[0])
+    for limit in (0.0, *accept.range):
+        if np.isfinite(limit):
+            numbers = np.where(np.abs(numbers - limit) <= ROUNDING * max(scale, abs(limit)), limit, numbers)
+    settled_numbers: list[float] = numbers.tolist()
+    return settled_numbers
+
+
+def _verdict(accept: Accept, interval: tuple[float, float], wide: tuple[float, float]) -> Verdict:
+    """Judge a comparison by its interval, and by a wider one that must miss altogether to refute it."""
+    least, most = accept.range
+    closed = accept.within is not None  # of "above 0" 0 itself is no part
+    if (least <= interval[0] and interval[1] <= most) if closed else (least < interval[0] and interval[1] < most):
+        return "holds"
+    misses = wide[0] > most or wide[1] < least
+    return "does not hold" if misses or interval[0] == interval[1] else "undecided"

@@ -1,0 +1,188 @@
+"""What claims.yaml says: the claims of the paper, and for each the tests that decide it, of models that are named by their values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agave import grid
+from agave.claims.comparisons import COMPARISONS
+from agave.claims.evidence import MEASURES, PROPERTIES, NotTestableError
+from agave.config import Params
+from agave.errors import UserError
+from agave.grid import Cell, Kind
+
+
+class Strict(BaseModel):
+    """A part of claims.yaml; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Accept(Strict):
+    """The values that agree with a claim: exactly one of the three."""
+
+    above: float | None = None
+    below: float | None = None
+    within: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Accept:
+        if sum(value is not None for value in (self.above, self.below, self.within)) != 1:
+            raise ValueError("accepted: one of above, below and within")
+        if self.within is not None and self.within[0] > self.within[1]:
+            raise ValueError(f"within {list(self.within)}; accepted: [low, high]")
+        return self
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """From, to; infinite where there is no end."""
+        if self.within is not None:
+            return self.within
+        return (-math.inf if self.above is None else self.above, math.inf if self.below is None else self.below)
+
+    def __str__(self) -> str:
+        if self.within is not None:
+            low, high = self.within
+            return f"= {low:g}" if low == high else f"{low:g} to {high:g}"
+        return f"> {self.above:g}" if self.above is not None else f"< {self.below:g}"
+
+
+class Models(Strict):
+    """Models of the grid, named by their values. One of `kl_weight` and `levels` may name several.
+
+    Attributes:
+        kind: "agave", "vae" or "pixelcnn_pp".
+        kl_weight: a value; several, the last of which may be "larger": all of the grid that are above them; or "any": all of the grid.
+        levels: a value, several, or "any": all of the grid, finest first.
+        resolution: of the auxiliary image: pixels, or relative to x.
+        auxiliary: whether the auxiliary loss is part of the objective.
+    """
+
+    kind: Kind = "agave"
+    kl_weight: float | Literal["any"] | list[float | Literal["larger"]] | None = None
+    levels: int | Literal["any"] | list[int] = 256
+    resolution: int | Literal["full", "half", "quarter"] = "full"
+    auxiliary: bool = True
+
+    @model_validator(mode="after")
+    def _values(self) -> Models:
+        if (self.kl_weight is None) != (self.kind == "pixelcnn_pp"):
+            raise ValueError(f"kl_weight {self.kl_weight} of kind {self.kind}; accepted: a value for agave and vae, none for pixelcnn_pp")
+        if not isinstance(self.levels, int) and not isinstance(self.kl_weight, float):
+            raise ValueError("kl_weight and levels; accepted: several values of one of the two")
+        if isinstance(self.kl_weight, list) and ("larger" in self.kl_weight[:-1] or self.kl_weight in ([], ["larger"])):
+            raise ValueError(f"kl_weight {self.kl_weight}; accepted: values, after the last of which may stand 'larger'")
+        return self
+
+    def cells(self, params: Params) -> list[Cell]:
+        """Return the cells that are meant, in the order in which they are named.
+
+        Raises:
+            NotTestableError: the grid of the preset lacks one.
+        """
+        size = params.prepare.image_size
+        resolution = {"full": size, "half": size // 2, "quarter": size // 4}.get(str(self.resolution), self.resolution)
+        form = (self.kind, resolution, self.auxiliary)
+        alike = [cell for cell in grid.all_cells(params) if (cell.kind, cell.resolution, cell.auxiliary) == form]
+        if self.kind == "pixelcnn_pp":
+            return alike
+        wanted: Any
+        there: dict[Any, Cell]
+        if isinstance(self.levels, int):
+            wanted, there = self.kl_weight, {cell.kl_weight: cell for cell in alike if cell.levels == self.levels}
+            known = sorted(there)
+        else:
+            wanted, there = self.levels, {cell.levels: cell for cell in alike if cell.kl_weight == self.kl_weight}
+            known = sorted(there, reverse=True)
+        values: list[Any] = known if wanted == "any" else list(wanted) if isinstance(wanted, list) else [wanted]
+        if values[-1:] == ["larger"]:
+            largest = max(values[:-1])
+            values = [*values[:-1], *([value for value in known if value > largest] or [f"above {largest:g}"])]
+        for value in values or ["any value"]:
+            if value not in there:
+                raise NotTestableError(f"the grid of this preset has no {self._described(value)}")
+        return [there[value] for value in values]
+
+    def _described(self, value: float | str) -> str:
+        """Name a model that the grid lacks, for its value of what may have several."""
+        shown = value if isinstance(value, str) else f"{value:g}"
+        weight = shown if isinstance(self.levels, int) else f"{self.kl_weight:g}"
+        levels = self.levels if isinstance(self.levels, int) else shown
+        parts = [f"λ = {weight}".replace("= above", ">")]
+        parts += [f"{levels} levels"] * (levels != 256)
+        parts += [f"resolution {self.resolution}"] * (self.resolution != "full")
+        parts += ["no auxiliary loss"] * (not self.auxiliary)
+        return ("VAE" if self.kind == "vae" else "model") + " with " + ", ".join(parts)
+
+
+class Test(Strict):
+    """One measurement of some models, compared with each other."""
+
+    measure: str
+    models: list[Models] = Field(default_factory=list)
+    compare: str
+    accept: Accept
+
+    @model_validator(mode="after")
+    def _known(self) -> Test:
+        for kind, name, known in (("measure", self.measure, MEASURES), ("compare", self.compare, COMPARISONS)):
+            if name not in known:
+                raise ValueError(f"{kind} '{name}'; accepted: {', '.join(known)}")
+        if bool(self.models) == (self.measure in PROPERTIES):
+            raise ValueError(
+                f"measure '{self.measure}' of {len(self.models)} models; accepted: " + ("none" if self.models else "some models")
+            )
+        return self
+
+    def cells(self, params: Params) -> list[Cell]:
+        """Return the cells of all models in their order; raises NotTestableError like `Models.cells`."""
+        return [cell for models in self.models for cell in models.cells(params)]
+
+
+class Claim(Strict):
+    """What the paper says, and how it is tested."""
+
+    id: Annotated[str, Field(pattern=r"^C[1-9][0-9]*$")]
+    where: str
+    claim: str
+    needs: Literal["anything", "published"] = "anything"
+    tests: list[Test] = Field(min_length=1)
+    note: str = ""
+
+
+def load(path: Path) -> list[Claim]:
+    """Read and check claims.yaml.
+
+    Raises:
+        UserError: the file is missing, no YAML list, or an entry is not accepted.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); accepted: a YAML list of claims") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, list) or not document:
+        raise UserError(f"{path}: holds no list; accepted: a YAML list of claims")
+    found: list[Claim] = []
+    for number, entry in enumerate(document, start=1):
+        try:
+            found.append(Claim.model_validate(entry))
+        except ValidationError as error:
+            name = entry.get("id", f"entry {number}") if isinstance(entry, dict) else f"entry {number}"
+            first = error.errors()[0]
+            raise UserError(f"{path}: {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    _check_ids(path, [claim.id for claim in found])
+    return found
+
+
+def _check_ids(path: Path, ids: Sequence[str]) -> None:
+    twice = sorted({one for one in ids if ids.count(one) > 1})
+    if twice:
+        raise UserError(f"{path}: the id {twice[0]} is given twice; accepted: distinct ids")
