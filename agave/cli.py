@@ -182,12 +182,9 @@ def sample(params: Params, cell: str, dry_run: bool, model: Path, **arguments: A
 @results_options
 def tables(params: Params, preset: str, results: Path) -> None:
     """Gather all bounds of the grid and write Table 1 (csv, markdown, LaTeX)."""
-    from agave import tables as step
+    from agave.steps.tables import run
 
-    inputs = {path: results / path for path in step.inputs(params)}
-    with recorded("tables", {"grid": params.grid.model_dump()}, inputs, results / "tables/run.json") as outputs:
-        step.write_tables(params, preset, results)
-        outputs += [results / "tables" / name for name in step.FILES]
+    run(params, preset, results)
 
 
 @main.command()
@@ -217,15 +214,10 @@ def trainings(params: Params, preset: str, results: Path) -> None:
 @click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="The claims and their tests.")
 def claims(params: Params, preset: str, results: Path, path: Path) -> None:
     """Decide the paper's claims by intervals over test images and seeds; all comparisons go to claims/claims.csv."""
-    from agave.claims import write_claims
-    from agave.results import CLAIMS, CLAIMS_PAGE, claim_inputs
     from agave.review.verify import claims_page
+    from agave.steps.claims import run
 
-    inputs = {"claims.yaml": path} | {name: results / name for name in claim_inputs(params)}
-    with recorded("claims", blocks_of(params, "model"), inputs, results / "claims/run.json") as outputs:
-        decisions = write_claims(params, preset, results, path)
-        outputs += [results / CLAIMS, results / CLAIMS_PAGE]
-    click.echo("\n".join(claims_page(decisions)))
+    click.echo("\n".join(claims_page(run(params, preset, results, path))))
 
 
 @main.command()

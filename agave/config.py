@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agave.errors import UserError
 
@@ -170,6 +170,11 @@ class Grid(Block):
     resolutions: list[ResolutionCell]
     without_auxiliary_kl_weight: KLWeight | None = Field(description="cell without the auxiliary loss; null: none")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="one training of every model for each")
+
+    @field_validator("seeds")
+    @classmethod
+    def _rising(cls, seeds: list[int]) -> list[int]:
+        return sorted(seeds)  # which seed is the first, whose images are shown and measured, does not depend on the order in the file
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:

@@ -405,4 +405,5 @@ class Results:
         try:
             return read_array_file(self.folder / path)
         except UserError as error:
-            raise self.wrong(path, str(error).removeprefix(f"{self.folder / path}: ")) from None
+            problem = str(error).removeprefix(f"{self.folder / path}: ")
+            raise self.wrong(path, f"cannot be read: {problem}" if (self.folder / path).exists() else "missing") from None

@@ -2,17 +2,37 @@
 
 import csv
 import json
-import math
 from pathlib import Path
 
+import fake_results
+import numpy as np
 import pytest
 from fake_results import bound, write_results, write_row
 
 from agave import grid, tables
+from agave.claims import decide
+from agave.claims import load as load_claims
+from agave.claims.evidence import Evidence
 from agave.config import Params, load
+from agave.csv_tables import read_table
 from agave.errors import UserError
 from agave.grid import Cell
-from agave.results import BOUND_QUANTITIES, bound_path, iwae_path
+from agave.results import (
+    BOUND_QUANTITIES,
+    BOUND_SCHEMA,
+    BOUNDS,
+    IWAE,
+    IWAE_SCHEMA,
+    TABLE_1,
+    TABLE_1_SCHEMA,
+    Results,
+    bound_path,
+    growth_path,
+    iwae_arrays_path,
+    iwae_path,
+    per_image_path,
+)
+from agave.statistics import over_seeds, standard_error, standard_error_of_images
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
 
@@ -70,14 +90,63 @@ def test_table_1_has_the_twelve_rows_of_the_paper_in_order(params: Params, tmp_p
     published = [row["published_bound"] + row["published_bits_per_dim"] for row in rows[:12]]
     assert published == ["4.48", "<=3.58", "3.49", "<=3.24", "3.14", "<=3.11", "3.03", "3.00", "2.98", "<=2.95", "<=2.92", "2.92"]
     assert {row["published_mark"] for row in rows[:12]} == {"cited"}
-    assert [row["our_model"] for row in rows] == [""] * 5 + ["VAE-IAF"] + [""] * 4 + ["AGAVE, λ = 8", "PixelCNN++", "AGAVE, λ = 2, 8×8"]
-    assert rows[12]["published_bits_per_dim"] == ""  # 8x8 of 16x16 images is not the paper's model
+    ours = ["VAE-IAF", *[""] * 5, "PixelCNN++", "AGAVE, λ = 8", "AGAVE, λ = 2, 8×8"]
+    assert [row["our_model"] for row in rows] == [""] * 5 + ours  # λ = 8 is no number of the row AGAVE, λ = 12
+    assert [row["published_bits_per_dim"] for row in rows[12:]] == ["", ""]  # nor is 8x8 of 16x16 images the paper's model
     iwae = {row["cell"]: row for row in read(tmp_path / "tables/iwae.csv")}
-    assert float(rows[10]["our_bits_per_dim"]) == pytest.approx(
-        float(iwae[grid.table_cells(params)[1].name]["iwae_bits_per_dim"]), abs=1e-6
-    )
-    assert (rows[10]["our_samples"], rows[10]["our_images"], rows[10]["our_seeds"]) == ("2", "50", "1")
-    assert (rows[11]["our_bound"], rows[11]["our_samples"], rows[11]["our_images"]) == ("", "", "500")
+    best = iwae[grid.table_cells(params)[1].name]
+    assert float(rows[12]["our_bits_per_dim"]) == pytest.approx(float(best["iwae_bits_per_dim"]), abs=1e-6)
+    assert float(rows[12]["our_standard_error"]) == pytest.approx(float(best["iwae_bits_per_dim_standard_error"]), abs=1e-6)
+    assert (rows[12]["our_bound"], rows[12]["our_samples"], rows[12]["our_images"], rows[12]["our_seeds"]) == ("<=", "2", "50", "1")
+    assert (rows[11]["our_bound"], rows[11]["our_samples"], rows[11]["our_images"]) == ("", "", "50")
+
+
+def test_values_beside_each_other_are_of_the_same_images(params: Params, tmp_path: Path) -> None:
+    params = with_grid(params, seeds=[0, 1])
+    write_results(params, tmp_path)
+    tables.write_tables(params, "tiny", tmp_path)
+    rows = {row["our_model"]: row for row in read(tmp_path / TABLE_1)}
+    assert {row["our_images"] for name, row in rows.items() if name} == {"50"}
+    pixelcnn_pp, best = grid.baselines(params)[1], grid.table_cells(params)[1]
+    size = 3 * params.prepare.image_size**2 * np.log(2)
+
+    def bits(path_of: object, cell: Cell, name: str) -> np.ndarray:
+        return np.stack([-np.load(tmp_path / path_of(cell, seed))[name] for seed in (0, 1)]) / size  # type: ignore[operator]
+
+    exact, bound_of_best = bits(per_image_path, pixelcnn_pp, "log_prob_x"), bits(iwae_arrays_path, best, "iwae")
+    row = rows["PixelCNN++"]
+    assert float(row["our_bits_per_dim"]) == pytest.approx(exact[:, :50].mean(), abs=1e-6)
+    assert float(row["our_bits_per_dim_on_all_images"]) == pytest.approx(exact.mean(), abs=1e-6)
+    errors = [standard_error_of_images(one.tolist()) for one in exact]
+    assert float(row["our_standard_error_on_all_images"]) == pytest.approx(standard_error(exact.mean(1).tolist(), errors), abs=1e-6)  # type: ignore[arg-type]
+    assert row["our_all_images"] == "500" and not row["our_difference_to_pixelcnn_pp"]
+    difference = float(rows["AGAVE, λ = 8"]["our_difference_to_pixelcnn_pp"])
+    assert difference == pytest.approx((bound_of_best - exact[:, :50]).mean(), abs=1e-6)
+    low, high = (float(rows["AGAVE, λ = 8"][f"our_difference_to_pixelcnn_pp_{end}"]) for end in ("low", "high"))
+    assert low < difference < high and high - low < 0.1 * float(row["our_standard_error"])  # what the images have in common cancels
+    markdown = (tmp_path / "tables/table1.md").read_text()
+    assert "On all test images (number)" in markdown and f"{exact.mean():.3f} ± " in markdown and "(500) |" in markdown
+
+
+def test_the_interval_is_the_one_that_the_claims_use(tmp_path: Path) -> None:
+    demo = load(PARAMS_FILE, "demo")
+    write_results(demo, tmp_path)
+    tables.write_tables(demo, "demo", tmp_path)
+    (row,) = (row for row in read(tmp_path / TABLE_1) if row["our_model"] == "AGAVE, λ = 12")
+    (claim,) = (claim for claim in load_claims(PARAMS_FILE.with_name("claims.yaml")) if claim.id == "C2")
+    (comparison,) = decide(claim, Evidence(Results(demo, "demo", tmp_path))).comparisons
+    ends = [float(row[f"our_difference_to_pixelcnn_pp{end}"]) for end in ("", "_low", "_high")]
+    assert [comparison.value, comparison.low, comparison.high] == pytest.approx(ends, abs=1e-6)
+
+
+def test_every_table_has_a_schema_and_is_read_as_it_was_written(params: Params, tmp_path: Path) -> None:
+    write_results(params, tmp_path)
+    tables.write_tables(params, "tiny", tmp_path)
+    for path, schema in ((BOUNDS, BOUND_SCHEMA), (IWAE, IWAE_SCHEMA), (TABLE_1, TABLE_1_SCHEMA)):
+        assert set(read_table(tmp_path / path, schema).columns) == set(schema)
+    source = Results(params, "tiny", tmp_path)
+    cells = grid.all_cells(params)[::-1]
+    assert source.bounds_of(cells)["cell"].to_list() == [cell.name for cell in cells]
 
 
 def test_low_resolution_values_stand_beside_models_of_32x32_images(tmp_path: Path) -> None:
@@ -94,12 +163,12 @@ def test_low_resolution_values_stand_beside_models_of_32x32_images(tmp_path: Pat
 @pytest.mark.parametrize(
     ("data_set", "images", "marked"), [("photos test", 10_000, 4), ("CIFAR-10 test", 50, 4), ("CIFAR-10 test", 10_000, 0)]
 )
-def test_numbers_that_cannot_be_compared_are_marked(params: Params, tmp_path: Path, data_set: str, images: int, marked: int) -> None:
+def test_numbers_that_cannot_be_compared_are_marked(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_set: str, images: int, marked: int
+) -> None:
+    monkeypatch.setattr(fake_results, "IMAGES", images)
+    monkeypatch.setattr(fake_results, "IWAE_IMAGES", images)
     write_results(params, tmp_path, data_set)
-    for paths, of in ((bound_path, grid.all_cells(params)), (iwae_path, grid.table_cells(params))):
-        for cell in of:
-            path = tmp_path / paths(cell, 0)
-            write_row(path, read(path)[0] | {"images": str(images)})  # type: ignore[arg-type]
     tables.write_tables(params, "tiny", tmp_path)
     rows = read(tmp_path / "tables/table1.csv")
     assert sum(row["our_comparable"] == "no" for row in rows) == marked
@@ -112,16 +181,17 @@ def test_numbers_that_cannot_be_compared_are_marked(params: Params, tmp_path: Pa
     assert table.count(data_set) == 4
 
 
-def test_latex_rows_have_ten_columns_and_no_raw_specials(params: Params, tmp_path: Path) -> None:
+def test_latex_rows_have_all_columns_and_no_raw_specials(params: Params, tmp_path: Path) -> None:
     write_results(params, tmp_path, "100% of_photos & more")
-    tables.write_tables(params, "tiny", tmp_path)
+    tables.write_tables(params, "a_b", tmp_path)
     latex = (tmp_path / "tables/table1.tex").read_text()
-    body = latex.split("\\midrule")[1:]
-    lines = [line for part in body for line in part.split("\\bottomrule")[0].splitlines() if line]
-    assert len(lines) == 13
+    head, body = latex.split("\\toprule")[1].split("\\bottomrule")[0].split("\\midrule")
+    lines = [line for line in (head + body).splitlines() if line]
+    assert len(lines) == 1 + 14
     for line in lines:
-        assert line.replace("\\&", "").count("&") == 9
+        assert line.replace("\\&", "").count("&") == 11
         assert line.isascii()
+    assert "Preset a\\_b." in latex
     assert "100\\% of\\_photos \\& more" in latex
 
 
@@ -129,19 +199,33 @@ def test_seeds_are_averaged_and_errors_combined(params: Params, tmp_path: Path) 
     three = with_grid(params, seeds=[0, 1, 2])
     write_results(three, tmp_path)
     tables.write_tables(three, "tiny", tmp_path)
-    row = read(tmp_path / "tables/table1.csv")[10]
-    cell = grid.table_cells(three)[1].name
-    values = [float(one["iwae_bits_per_dim"]) for one in read(tmp_path / "tables/iwae.csv") if one["cell"] == cell]
+    row = read(tmp_path / "tables/table1.csv")[12]
+    rows = [one for one in read(tmp_path / "tables/iwae.csv") if one["cell"] == grid.table_cells(three)[1].name]
+    values, errors = ([float(one[f"iwae_bits_per_dim{end}"]) for one in rows] for end in ("", "_standard_error"))
     assert len(values) == 3 and row["our_seeds"] == "3"
     assert float(row["our_bits_per_dim"]) == pytest.approx(sum(values) / 3, abs=1e-6)
-    # seeds 0.006 apart (KL once, shift in the reconstruction): variance 9e-6; image error 0.12 in every seed
-    assert float(row["our_standard_error"]) == pytest.approx(math.sqrt(0.12**2 + 9e-6 / 3), abs=1e-6)
+    assert float(row["our_standard_error"]) == pytest.approx(standard_error(values, errors), abs=1e-6)
+    means = over_seeds(Results(three, "tiny", tmp_path).table(IWAE, IWAE_SCHEMA), "iwae_bits_per_dim").loc[rows[0]["cell"]]
+    assert [means["value"], means["standard_error"]] == pytest.approx([sum(values) / 3, standard_error(values, errors)])
 
 
-def test_combine_keeps_one_seed_as_it_is_and_does_not_shrink_the_image_error() -> None:
-    assert tables.combine([3.0], [0.1]) == pytest.approx((3.0, 0.1))
-    assert tables.combine([3.0] * 4, [0.1] * 4) == pytest.approx((3.0, 0.1))
-    assert tables.combine([1.0, 3.0], [0.0, 0.0]) == pytest.approx((2.0, 1.0))
+def test_a_standard_error_of_one_seed_is_that_of_its_images_which_more_seeds_do_not_shrink() -> None:
+    assert standard_error([3.0], [0.1]) == pytest.approx(0.1)
+    assert standard_error([3.0] * 4, [0.1] * 4) == pytest.approx(0.1)
+    assert standard_error([1.0, 3.0], [0.0, 0.0]) == pytest.approx(1.0)
+    assert standard_error_of_images([1.0, 3.0]) == pytest.approx(1.0) and standard_error_of_images([1.0]) is None
+    with pytest.raises(ValueError, match="0 means and 0 standard errors"):
+        standard_error([], [])
+
+
+def test_one_test_image_gives_tables_without_a_standard_error(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_results, "IMAGES", 1)
+    monkeypatch.setattr(fake_results, "IWAE_IMAGES", 1)
+    with np.errstate(invalid="ignore"), pytest.warns(RuntimeWarning):
+        write_results(params, tmp_path)
+    tables.write_tables(params, "tiny", tmp_path)
+    rows = [row for row in read(tmp_path / TABLE_1) if row["our_model"]]
+    assert all(row["our_bits_per_dim"] and not row["our_standard_error"] for row in rows)
 
 
 def test_same_inputs_give_the_same_bytes(params: Params, tmp_path: Path) -> None:
@@ -172,8 +256,9 @@ def test_each_input_is_needed_and_named_when_missing(params: Params, tmp_path: P
         ({"cell": "vae"}, "exactly one row"),
         ({"seed": "3"}, "exactly one row"),
         ({"data_set": "something else"}, "was measured on 'something else'"),
-        ({"pixelcnn_bits_per_dim": "nan"}, "no finite number"),
-        ({"pixelcnn_bits_per_dim": ""}, "no finite number"),
+        ({"pixelcnn_bits_per_dim": "nan"}, "pixelcnn_bits_per_dim in line 2 is 'nan'; accepted: a finite number; make it with: snakemake"),
+        ({"pixelcnn_bits_per_dim": ""}, "pixelcnn_bits_per_dim of pixelcnn_pp is missing; accepted: a finite number"),
+        ({"images": "many"}, "images in line 2 is 'many'; accepted: an integer"),
         ({"added": "1"}, "other columns"),
     ],
 )
@@ -192,3 +277,28 @@ def test_a_lost_column_is_named(params: Params, tmp_path: Path) -> None:
     write_row(path, {key: value for key, value in read(path)[0].items() if key != "kl"})
     with pytest.raises(UserError, match="lacks the column kl"):
         tables.write_tables(params, "tiny", tmp_path)
+
+
+def test_other_images_than_those_of_the_csv_file_are_named(params: Params, tmp_path: Path) -> None:
+    write_results(params, tmp_path)
+    arrays = tmp_path / iwae_arrays_path(grid.table_cells(params)[0], 0)
+    with np.load(arrays) as file:
+        np.savez(arrays, **{name: array[:40] if name != "samples" else array for name, array in dict(file).items()})
+    with pytest.raises(UserError, match=r"iwae.npz: holds 50 images, another model 40; accepted: the same number for all"):
+        tables.write_tables(params, "tiny", tmp_path)
+    write_results(params, tmp_path)
+    path = tmp_path / iwae_path(grid.table_cells(params)[1], 0)
+    write_row(path, read(path)[0] | {"images": "49"})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"iwae.csv: is of 49 images, iwae.npz of 50; accepted: the same images"):
+        tables.write_tables(params, "tiny", tmp_path)
+
+
+def test_growth_is_gathered_with_all_its_rows(params: Params, tmp_path: Path) -> None:
+    from agave.results import GROWTH_SCHEMA
+
+    write_results(params, tmp_path)
+    source = Results(params, "tiny", tmp_path)
+    growth = source.gather(grid.table_cells(params), growth_path, GROWTH_SCHEMA, single=False)
+    assert growth.groupby("cell", sort=False).size().to_dict() == {cell.name: 2 for cell in grid.table_cells(params)}
+    with pytest.raises(UserError, match="does not hold exactly one row, for the cell vae and seed 0"):
+        source.gather(grid.table_cells(params), growth_path, GROWTH_SCHEMA)

@@ -92,33 +92,34 @@ class Models(Strict):
         alike = [cell for cell in grid.all_cells(params) if (cell.kind, cell.resolution, cell.auxiliary) == form]
         if self.kind == "pixelcnn_pp":
             return alike
-        wanted: Any
-        there: dict[Any, Cell]
-        if isinstance(self.levels, int):
-            wanted, there = self.kl_weight, {cell.kl_weight: cell for cell in alike if cell.levels == self.levels}
-            known = sorted(there)
-        else:
-            wanted, there = self.levels, {cell.levels: cell for cell in alike if cell.kl_weight == self.kl_weight}
-            known = sorted(there, reverse=True)
-        values: list[Any] = known if wanted == "any" else list(wanted) if isinstance(wanted, list) else [wanted]
-        if values[-1:] == ["larger"]:
-            largest = max(values[:-1])
-            values = [*values[:-1], *([value for value in known if value > largest] or [f"above {largest:g}"])]
-        for value in values or ["any value"]:
+        several, one = ("kl_weight", "levels") if isinstance(self.levels, int) else ("levels", "kl_weight")
+        there = {getattr(cell, several): cell for cell in alike if getattr(cell, one) == getattr(self, one)}
+        values = _expanded(getattr(self, several), sorted(there, reverse=several == "levels"))
+        for value in values:
             if value not in there:
                 raise NotTestableError(f"the grid of this preset has no {self._described(value)}")
         return [there[value] for value in values]
 
-    def _described(self, value: float | str) -> str:
-        """Name a model that the grid lacks, for its value of what may have several."""
-        shown = value if isinstance(value, str) else f"{value:g}"
-        weight = shown if isinstance(self.levels, int) else f"{self.kl_weight:g}"
-        levels = self.levels if isinstance(self.levels, int) else shown
-        parts = [f"λ = {weight}".replace("= above", ">")]
-        parts += [f"{levels} levels"] * (levels != 256)
+    def _described(self, value: float | int | str) -> str:
+        """Name a model that the grid lacks, by its value of what may have several; "": any."""
+        several = value if isinstance(value, str) else f"{value:g}"
+        weight, levels = (several, str(self.levels)) if isinstance(self.levels, int) else (f"{self.kl_weight:g}", several)
+        parts = [f"λ {weight}" if weight.startswith("above") else f"λ = {weight}"] * (weight != "")
+        parts += [f"{levels} levels"] * (levels not in ("", "256"))
         parts += [f"resolution {self.resolution}"] * (self.resolution != "full")
         parts += ["no auxiliary loss"] * (not self.auxiliary)
-        return ("VAE" if self.kind == "vae" else "model") + " with " + ", ".join(parts)
+        return " with ".join(["VAE" if self.kind == "vae" else "model", *[", ".join(parts)] * bool(parts)])
+
+
+def _expanded(wanted: Any, known: list[Any]) -> list[Any]:
+    """Return the values that are meant; where "any" or "larger" mean none, what the grid lacks in words."""
+    if wanted == "any":
+        return known or [""]
+    values: list[Any] = list(wanted) if isinstance(wanted, list) else [wanted]
+    if values[-1] == "larger":
+        largest = max(values[:-1])
+        values = [*values[:-1], *([value for value in known if value > largest] or [f"above {largest:g}"])]
+    return values
 
 
 class Test(Strict):

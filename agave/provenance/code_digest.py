@@ -23,20 +23,21 @@ ENTRY_MODULES = {
     "trainings": "agave.steps.trainings",
     "evaluate": "agave.steps.evaluate",
     "sample": "agave.steps.sample",
-    "tables": "agave.tables",
+    "tables": "agave.steps.tables",
     "figures": "agave.figures",
-    "claims": "agave.claims",
+    "claims": "agave.steps.claims",
     "records": "agave.steps.records",
     "report": "agave.steps.report",
 }
 
 # Left out, and followed no further, because no number or picture depends on them. What config.py does shows in the resolved
 # values, which every rule carries as parameters; errors.py and progress.py word messages; files.py stores the bytes that it
-# is given; provenance.py describes a run that is over; watch.py shows numbers that are written anyway. checkpoints.py counts:
-# training goes on from what it reads.
+# is given; cli_options.py reads the command line; provenance.py describes a run that is over; watch.py shows numbers that are
+# written anyway. checkpoints.py counts: training goes on from what it reads.
 PLUMBING = frozenset(
     {
         "agave",
+        "agave.cli_options",
         "agave.config",
         "agave.errors",
         "agave.files",

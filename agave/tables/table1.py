@@ -106,6 +106,11 @@ def _measured(source: Results, bounds: pd.DataFrame, iwae: pd.DataFrame) -> dict
     on_all = over_seeds(_long({pixelcnn_pp.name: exact}), "bits_per_dim").iloc[0]
     differences, ((low, high),) = crossed_bootstrap(bits, lambda one: one[..., 1:] - one[..., :1], [CONFIDENCE])
     images, data_set = bits.shape[1], bounds["data_set"].iloc[0]
+    other = iwae[iwae["images"].ne(images)]
+    if not other.empty:
+        row = other.iloc[0]
+        path = f"evaluate/{row['cell']}/seed~{row['seed']}/iwae.csv"
+        raise source.wrong(path, f"is of {row['images']} images, iwae.npz of {images}; accepted: the same images for all models")
     measured: dict[Cell | None, dict[str, Any]] = {}
     for index, cell in enumerate(cells):
         mean = means.loc[cell.name]

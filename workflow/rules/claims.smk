@@ -1,8 +1,11 @@
+from agave.steps import claims as claims_step
+
+
 # What the results say about each claim of the paper (claims.yaml): a verdict with the intervals that decide it.
 rule decide_claims:
     input:
         "claims.yaml",
-        expand("results/{{preset}}/{path}", path=results.claim_inputs(PARAMS)),
+        expand("results/{{preset}}/{path}", path=claims_step.inputs(PARAMS)),
     output:
         comparisons=report(
             "results/{preset}/claims/claims.csv",
@@ -21,7 +24,7 @@ rule decide_claims:
         mem_mb=4000,
         runtime=30,
     params:
-        model=block("model"),
+        options=claims_step.options(PARAMS),
         source=SOURCES["claims"],
     shell:
         "agave claims --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-from agave import config as parameters, figures, grid, results, tables
+from agave import config as parameters, figures, grid
 from agave.errors import UserError
 from agave.planning import plan
 from agave.provenance import code_digest

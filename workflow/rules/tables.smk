@@ -1,7 +1,10 @@
+from agave.steps import tables as tables_step
+
+
 # All bounds of the grid, Table 1, and what `dvc metrics` compares. Cells that an earlier grid left behind are no input.
 rule write_tables:
     input:
-        expand("results/{{preset}}/{path}", path=tables.inputs(PARAMS)),
+        expand("results/{{preset}}/{path}", path=tables_step.inputs(PARAMS)),
     output:
         bounds="results/{preset}/tables/bounds.csv",
         iwae="results/{preset}/tables/iwae.csv",
@@ -24,8 +27,7 @@ rule write_tables:
         mem_mb=600,
         runtime=10,
     params:
-        kl_weight=PARAMS.grid.table_kl_weight,
-        samples=PARAMS.evaluate.iwae_samples,
+        options=tables_step.options(PARAMS),
         source=SOURCES["tables"],
     shell:
         "agave tables --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"

@@ -1,0 +1,49 @@
+"""The step `claims`: what the results say about each claim of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agave.claims import Decision, write_claims
+from agave.cli_options import recorded
+from agave.config import Params
+from agave.results import CLAIMS, CLAIMS_PAGE, claim_inputs
+
+
+def inputs(params: Params) -> list[str]:
+    """List the files that the step reads beside claims.yaml, relative to results/<preset>/."""
+    return claim_inputs(params)
+
+
+def options(params: Params) -> dict[str, Any]:
+    """Return the parameters that the step reads: the grid, and those that decide whether models are of the published size."""
+    return {
+        "grid": params.grid.model_dump(),
+        "model": params.model.model_dump(),
+        "prepare": params.prepare.model_dump(exclude={"path", "seed", "photos"}),
+        "pretrain": params.pretrain.model_dump(include={"vae_kl_weight"}),
+        "evaluate": params.evaluate.model_dump(include={"iwae_samples", "iwae_images"}),
+    }
+
+
+def run(params: Params, preset: str, results: Path, path: Path) -> list[Decision]:
+    """Decide the claims, and write them with the run record claims/run.json.
+
+    Args:
+        params: the parameters of the preset.
+        preset: its name.
+        results: results/<preset>.
+        path: claims.yaml.
+
+    Returns:
+        The decisions, in the order of claims.yaml.
+
+    Raises:
+        UserError: claims.yaml is wrong, or a result is missing or damaged.
+    """
+    read = {"claims.yaml": path} | {name: results / name for name in inputs(params)}
+    with recorded("claims", options(params), read, results / "claims/run.json") as outputs:
+        decisions = write_claims(params, preset, results, path)
+        outputs += [results / CLAIMS, results / CLAIMS_PAGE]
+    return decisions
