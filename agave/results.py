@@ -122,37 +122,37 @@ def quantities(cell: Cell) -> tuple[str, ...]:
 
 
 def bound_path(cell: Cell, seed: int) -> str:
-    """The one-sample bound of a cell, below results/<preset>/."""
+    """Return the path of the one-sample bound of a cell, below results/<preset>/."""
     return f"evaluate/{cell.name}/seed~{seed}/bound.csv"
 
 
 def iwae_path(cell: Cell, seed: int) -> str:
-    """The importance-sampled bound of a cell, below results/<preset>/."""
+    """Return the path of the importance-sampled bound of a cell, below results/<preset>/."""
     return f"evaluate/{cell.name}/seed~{seed}/iwae.csv"
 
 
 def growth_path(cell: Cell, seed: int) -> str:
-    """The importance-sampled bound of a cell with fewer samples, below results/<preset>/."""
+    """Return the path of the importance-sampled bound of a cell with fewer samples, below results/<preset>/."""
     return f"evaluate/{cell.name}/seed~{seed}/growth.csv"
 
 
 def per_image_path(cell: Cell, seed: int) -> str:
-    """The terms of the one-sample bound of a cell, image by image, below results/<preset>/."""
+    """Return the path of the terms of the one-sample bound of a cell, image by image, below results/<preset>/."""
     return f"evaluate/{cell.name}/seed~{seed}/per_image.npz"
 
 
 def iwae_arrays_path(cell: Cell, seed: int) -> str:
-    """The importance-sampled bound of a cell, image by image, below results/<preset>/."""
+    """Return the path of the importance-sampled bound of a cell, image by image, below results/<preset>/."""
     return f"evaluate/{cell.name}/seed~{seed}/iwae.npz"
 
 
 def samples_path(cell: Cell, seed: int) -> str:
-    """The images of a cell, below results/<preset>/."""
+    """Return the path of the images of a cell, below results/<preset>/."""
     return f"sample/{cell.name}/seed~{seed}/samples.npz"
 
 
 def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
-    """Training histories below results/<preset>/, as {(stage, model, seed): path}, stage "pretrain" or "joint"."""
+    """Return the paths of the training histories below results/<preset>/, as {(stage, model, seed): path}, stage "pretrain" or "joint"."""
     trained = grid.all_cells(params)
     resolutions = sorted({cell.resolution for cell in trained if cell.has_vae}, reverse=True)
     pretrained = ["pixelcnn_pp", *(f"vae-resolution~{resolution}" for resolution in resolutions)]
@@ -161,7 +161,7 @@ def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
 
 
 def claim_inputs(params: Params) -> list[str]:
-    """The files that the claims are decided by, below results/<preset>/."""
+    """List the files that the claims are decided by, below results/<preset>/."""
     every, seeds = grid.all_cells(params), params.grid.seeds
     terms = [per_image_path(cell, seed) for cell in every for seed in seeds]
     bounds = [iwae_arrays_path(cell, seed) for cell in grid.table_cells(params) for seed in seeds]
@@ -183,11 +183,11 @@ class Results:
     folder: Path
 
     def command(self, path: str) -> str:
-        """The command that makes the file `path` (relative to results/<preset>/)."""
+        """Return the command that makes the file `path` (relative to results/<preset>/)."""
         return f"snakemake --cores all results/{self.preset}/{path} --config preset={self.preset}"
 
     def wrong(self, path: str, problem: str) -> UserError:
-        """An error about the file `path` that names the command which makes it anew."""
+        """Return an error about the file `path` that names the command which makes it anew."""
         return UserError(f"{self.folder / path}: {problem}; make it with: {self.command(path)}")
 
     def table(self, path: str, schema: Schema) -> pd.DataFrame:
@@ -296,7 +296,7 @@ class Results:
         return rows
 
     def number(self, path: str, row: Row, column: str) -> float:
-        """One value of a row of the csv file `path`.
+        """Return one value of a row of the csv file `path`.
 
         Raises:
             UserError: it is no finite number.
@@ -310,7 +310,7 @@ class Results:
         return value
 
     def bounds(self, cell: Cell) -> list[Row]:
-        """The rows of tables/bounds.csv of a cell, one per seed of the grid.
+        """Return the rows of tables/bounds.csv of a cell, one per seed of the grid.
 
         Raises:
             UserError: the table is missing or older than the grid.
@@ -323,11 +323,11 @@ class Results:
         return [table[key] for key in wanted]
 
     def data_set(self) -> str:
-        """The data set that the numbers of tables/bounds.csv were measured on."""
-        return self.rows(BOUNDS, BOUND_COLUMNS)[0]["data_set"]
+        """Return the data set that the numbers of tables/bounds.csv were measured on."""
+        return str(self.table(BOUNDS, BOUND_SCHEMA)["data_set"].iloc[0])
 
     def images(self, cell: Cell, keys: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
-        """Images that were drawn for a cell, first seed of the grid.
+        """Read images that were drawn for a cell, first seed of the grid.
 
         Args:
             cell: the model.
