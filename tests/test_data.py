@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import get_args
 from urllib.error import URLError
 
 import numpy as np
@@ -25,7 +26,8 @@ from torchvision.datasets import utils as torchvision_utils
 
 from agave.auxiliary_image import auxiliary_image, quantize
 from agave.config import Params, Photos, load
-from agave.data import image_files, listing, photographs
+from agave.data import cifar10 as cifar10_module
+from agave.data import image_files, photographs
 from agave.data.arrays import load_images
 from agave.data.sources import SOURCES
 from agave.errors import UserError
@@ -303,6 +305,23 @@ def test_other_bad_input_names_what_is_wrong(tmp_path):
     assert "deep.png: not a readable image (16 bits per channel)" in error(folder)
 
 
+# --- the registry, and counts that later steps need
+
+
+def test_the_registry_and_the_parameters_name_the_same_sources():
+    assert set(SOURCES) == set(get_args(type(DEFAULTS.prepare).model_fields["source"].annotation))
+
+
+@pytest.mark.parametrize(("block", "key"), [("sample", "images"), ("evaluate", "iwae_images")])
+def test_too_few_test_images_for_a_later_step_are_noticed_at_once(tmp_path, block, key):
+    path = array_file(tmp_path, some_images(30))
+    needy = params(source="images", path=str(path))
+    needy = needy.model_copy(update={block: getattr(needy, block).model_copy(update={key: 6})})
+    with pytest.raises(UserError, match=f"{block}.{key} 6 .*accepted: at most 5"):
+        prepare(needy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_photograph_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(photographs, "PHOTOGRAPHS", (photographs.Photograph("skimage", "data/no_such.png", "train", "none"),))
     with pytest.raises(UserError, match=r"data/no_such.png of scikit-image is missing.*uv sync"):
@@ -431,9 +450,32 @@ def test_cifar10_from_unpacked_batches_is_the_same(archive, tmp_path):
         tar.extractall(tmp_path / "folder", filter="data")
     prepare(cifar10(tmp_path / "folder"), tmp_path / "unpacked")
     assert contents(tmp_path / "packed") == contents(tmp_path / "unpacked")
-    (tmp_path / "folder" / CIFAR10.base_folder / "data_batch_2").write_bytes(b"changed")
-    with pytest.raises(UserError, match="download"):
-        prepare(cifar10(tmp_path / "folder"), tmp_path / "unpacked")
+    prepare(cifar10(tmp_path / "folder" / CIFAR10.base_folder), tmp_path / "itself")
+    assert contents(tmp_path / "packed") == contents(tmp_path / "itself")
+    (tmp_path / "folder" / CIFAR10.base_folder).rename(tmp_path / "renamed")
+    prepare(cifar10(tmp_path / "renamed"), tmp_path / "other")
+    assert contents(tmp_path / "packed") == contents(tmp_path / "other")
+
+
+def test_cifar10_is_not_downloaded_among_other_files(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10_module, "_download_cifar10", lambda archive: pytest.fail("a download"))
+    with tarfile.open(archive / CIFAR10.filename) as tar:
+        tar.extractall(tmp_path / "folder", filter="data")
+    batches = tmp_path / "folder" / CIFAR10.base_folder
+    (batches / "data_batch_2").write_bytes(b"changed")
+    for path in (tmp_path / "folder", batches):
+        before = contents(path)
+        with pytest.raises(
+            UserError, match="data_batch_2 is missing or damaged; nothing is downloaded among other files; accepted: a folder with"
+        ):
+            prepare(cifar10(path), tmp_path / "out")
+        assert contents(path) == before
+    (batches / "data_batch_2").unlink()
+    with pytest.raises(UserError, match="data_batch_2 is missing or damaged"):
+        prepare(cifar10(batches), tmp_path / "out")
+    with pytest.raises(UserError, match=f"neither {CIFAR10.filename} nor its unpacked batches are there"):
+        prepare(cifar10(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_cifar10_download(archive, tmp_path, monkeypatch):

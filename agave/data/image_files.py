@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from agave.errors import UserError
 
@@ -45,6 +45,8 @@ def open_image(path: Path) -> tuple[Image.Image, list[dict[str, str]]]:
                 if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
                     left_out.append({"name": path.name, "reason": TRANSPARENCY})
                 return ImageOps.exif_transpose(image).convert("RGB"), left_out
+    except UnidentifiedImageError:
+        problem = "another format, 12-bit or damaged"
     except Exception as error:  # for damaged files Pillow raises errors of a dozen types
         problem = str(error) or type(error).__name__
     accepted = f"a whole image file with one frame and 8 bits per channel ({', '.join(FORMATS)})"
