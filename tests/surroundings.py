@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -56,8 +56,11 @@ class Surroundings:
         return self.run("agave.cli", *arguments)
 
     def snakemake(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake."""
-        return self.run("snakemake", *arguments)
+        """Run Snakemake, which itself needs a home and a user's name."""
+        needed = {"HOME": str(self.free), "LOGNAME": "somebody"}
+        return replace(self, environment=needed | {key: value for key, value in self.environment.items() if value}).run(
+            "snakemake", *arguments
+        )
 
 
 def plain(place: Path, name: str = "checkout") -> Surroundings:
@@ -159,11 +162,8 @@ def _of_stranger(found: Surroundings) -> Surroundings:
     """Let the commands run as another user, who may read everything (the interpreter may lie in the home of root); only root can."""
     rights = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
     found.prefix = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", *rights)
-    if (
-        os.geteuid() != 0
-        or not shutil.which("setpriv")
-        or subprocess.run([*found.prefix, sys.executable, "-c", ""], check=False).returncode
-    ):
+    possible = os.geteuid() == 0 and shutil.which("setpriv") is not None
+    if not possible or subprocess.run([*found.prefix, sys.executable, "-c", ""], check=False).returncode:
         pytest.skip("only root can run commands as another user, by the command setpriv")
     found.environment |= {"USER": "", "LOGNAME": ""}
     return found

@@ -35,8 +35,11 @@ from agave.steps.prepare import prepare
 
 CROPS = Photos(train_crops=40, test_crops=12, smallest_crop=48, largest_crop=256)
 TINY = load(Path(__file__).parents[1] / "params.yaml", "tiny")
+FEW = TINY.joint.model_copy(update={"init_images": 1})
 DEFAULTS = TINY.model_copy(
     update={
+        "pretrain": TINY.pretrain.model_copy(update={"vae": FEW, "pixelcnn_pp": FEW}),
+        "joint": FEW,
         "prepare": TINY.prepare.model_copy(update={"photos": CROPS}),
         "sample": TINY.sample.model_copy(update={"images": 1}),
         "evaluate": TINY.evaluate.model_copy(update={"iwae_images": 1}),
@@ -46,7 +49,7 @@ FILES = ["manifest.json", "test.npy", "train.npy"]
 
 
 def params(**changes: object) -> Params:
-    """Parameters whose block `prepare` is changed; the other steps need one test image."""
+    """Parameters whose block `prepare` is changed; the other steps need few images."""
     block = type(DEFAULTS.prepare).model_validate(DEFAULTS.prepare.model_dump() | changes)
     return DEFAULTS.model_copy(update={"prepare": block})
 
@@ -158,7 +161,7 @@ def test_array_is_split_in_its_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "expected"), [(None, None, (25, 5)), (None, 4, (26, 4)), (10, None, (10, 5)), (29, 1, (29, 1)), (3, 2, (3, 2))]
+    ("train", "test", "expected"), [(None, None, (25, 5)), (None, 4, (26, 4)), (10, None, (10, 5)), (28, 2, (28, 2)), (3, 2, (3, 2))]
 )
 def test_sizes_of_the_split(tmp_path, train, test, expected):
     path = array_file(tmp_path, some_images(30))
@@ -192,13 +195,13 @@ def test_folder_of_images(tmp_path):
     Image.fromarray(some_images(1, 20)[0]).convert("RGBA").save(folder / "d.png")
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_text("no image")
-    manifest = prepare(params(), tmp_path / "out", images=folder)
+    manifest = prepare(params(test_images=2), tmp_path / "out", images=folder)
     images = np.concatenate([load_images(tmp_path / "out", "train"), load_images(tmp_path / "out", "test")])
     assert [file["name"] for file in manifest["files"]] == ["a.png", "b.png", "c.PNG", "d.png"]
     assert (images[0] == (0, 255, 0)).all()  # the centre square only
     assert np.array_equal(images[1], exact)  # not resampled
     assert np.array_equal(images[2, ..., 0], images[2, ..., 2])
-    assert manifest["name"]["test"] == "images test (1 of holiday)"
+    assert manifest["name"]["test"] == "images test (2 of holiday)"
 
 
 def bad_arrays() -> dict[str, tuple[np.ndarray, str]]:
@@ -319,6 +322,11 @@ def test_too_few_test_images_for_a_later_step_are_noticed_at_once(tmp_path, bloc
     needy = needy.model_copy(update={block: getattr(needy, block).model_copy(update={key: 6})})
     with pytest.raises(UserError, match=f"{block}.{key} 6 .*accepted: at most 5"):
         prepare(needy, tmp_path / "out")
+    with pytest.raises(UserError, match="test images: 1; accepted: at least 2"):
+        prepare(params(source="images", path=str(path), test_images=1), tmp_path / "out")
+    hungry = DEFAULTS.model_copy(update={"joint": FEW.model_copy(update={"init_images": 26})})
+    with pytest.raises(UserError, match=r"joint\.init_images 26 is more than there are training images; accepted: at most 25"):
+        prepare(hungry, tmp_path / "out", images=path)
     assert not (tmp_path / "out").exists()
 
 

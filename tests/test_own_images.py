@@ -143,7 +143,7 @@ def test_nothing_of_a_folder_is_left_out_without_a_word(folder, tmp_path, capsys
     Image.fromarray(see_through, "RGBA").save(folder / "4.png")
     views = [Image.fromarray(view) for view in some_images(3, 32, 6)]
     views[0].save(folder / "5.jpg", "MPO", save_all=True, append_images=views[1:])
-    manifest = prepare(params(), tmp_path / "out", images=folder)
+    manifest = prepare(params(test_images=2), tmp_path / "out", images=folder)
     assert [file["name"] for file in manifest["files"]] == ["0.png", "1.png", "2.png", "3.jfif", "4.png", "5.jpg"]
     assert manifest["left_out"] == [
         {"name": ".DS_Store", "reason": "hidden"},

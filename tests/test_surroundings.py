@@ -40,7 +40,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def test_what_is_printed_is_the_same(found: Surroundings) -> None:
-    for arguments, text in ((["--help"], "Reproduce"), (["config"], "prepare.source"), (["plan", "--preset", "paper"], "hours")):
+    for arguments, text in ((["--help"], "Reproduce"), (["config"], "prepare.source"), (["plan", "--preset", "paper"], "estimated for")):
         done = found.agave(*arguments)
         assert done.returncode == 0, done.stdout
         assert text in done.stdout

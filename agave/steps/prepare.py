@@ -72,9 +72,14 @@ def prepare(params: Params, output: Path, images: Path | None = None) -> dict[st
 
 def _check_counts(params: Params, train_images: int, test_images: int) -> None:
     """Refuse sets of images that are too small for a later step of the preset."""
+    if test_images < 2:
+        raise UserError(f"test images: {test_images}; accepted: at least 2, which an interval needs")
     for name, count, available, kind in (
         ("sample.images", params.sample.images, test_images, "test"),
-        ("evaluate.iwae_images", params.evaluate.iwae_images or test_images, test_images, "test"),
+        ("evaluate.iwae_images", params.evaluate.iwae_images, test_images, "test"),
+        ("pretrain.vae.init_images", params.pretrain.vae.init_images, train_images, "training"),
+        ("pretrain.pixelcnn_pp.init_images", params.pretrain.pixelcnn_pp.init_images, train_images, "training"),
+        ("joint.init_images", params.joint.init_images, train_images, "training"),
     ):
-        if count > available:
+        if count is not None and count > available:
             raise UserError(f"{name} {count} is more than there are {kind} images; accepted: at most {available}")
