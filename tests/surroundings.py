@@ -29,6 +29,7 @@ class Surroundings:
         environment: of the commands.
         prefix: a command that runs the commands.
         umask: of the commands; -1 for that of the tests.
+        read_only: whether the commands cannot write into the checkout.
     """
 
     checkout: Path
@@ -36,6 +37,7 @@ class Surroundings:
     environment: dict[str, str]
     prefix: tuple[str, ...] = ()
     umask: int = -1
+    read_only: bool = False
 
     def run(self, module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Run `python -m MODULE` of the checkout's own code; output and errors come together in `stdout`."""
@@ -47,6 +49,7 @@ class Surroundings:
             umask=self.umask,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            timeout=180,
             check=False,
         )
         return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode("utf-8", errors="replace"))
@@ -117,7 +120,7 @@ def other_owner(place: Path) -> Surroundings:
 
 def read_only_checkout(place: Path) -> Surroundings:
     """Return a checkout that cannot be written to, as on a shared disk; HOME can."""
-    found = _of_stranger(plain(place))
+    found = replace(_of_stranger(plain(place)), read_only=True)
     _give(found.free, STRANGER)
     found.environment["HOME"] = str(found.free)
     return found

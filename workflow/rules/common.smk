@@ -53,6 +53,8 @@ PRESET = str(config["preset"])
 SEEDS = PARAMS.grid.seeds
 RESULTS = f"results/{PRESET}"
 IMAGES = config.get("images") or (PARAMS.prepare.path if PARAMS.prepare.source == "images" else None)
+if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):
+    sys.exit(f"error: {os.getcwd()}: Snakemake cannot write its records there; accepted: a copy of the checkout that is yours")
 listing.note_for_dvc("workflow/own_images.yaml", parameters.load("params.yaml").prepare)
 validate(config, "../schemas/params.schema.json")
 
