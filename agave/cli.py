@@ -82,12 +82,12 @@ def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) ->
     """Get the images, verify, split and store them as uint8 arrays."""
     if only_shown(dry_run, blocks_of(params, "prepare"), output=output, images=images):
         return
-    from agave.data.sources import prepare as run
+    from agave.steps.prepare import prepare as run
 
     path = images or (Path(params.prepare.path) if params.prepare.path else None)
     given = {"images": path} if path is not None and path.is_file() else {}  # else the files are named in the manifest
     with recorded("prepare", blocks_of(params, "prepare"), given, output / "run.json") as outputs:
-        manifest = run(params.prepare, output, images)
+        manifest = run(params, output, images)
         outputs += [output / name for name in ("train.npy", "test.npy", "manifest.json")]
     for split in ("train", "test"):
         click.echo(f"{manifest['name'][split]}: {manifest[split]['images']} images of {manifest['image_size']} pixels squared")

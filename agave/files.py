@@ -5,19 +5,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agave.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # a file system that cannot flush one file
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file under a temporary name in the same folder, then flush it to disk and rename it.
 
-    Whatever goes wrong, the file that was there before is untouched and nothing half-written stays.
+    Whatever goes wrong, the file that was there before is untouched and nothing half-written stays. The new file gets the
+    permissions that the umask or the folder's access list give to any new file; a link is replaced, not followed.
 
     Args:
         path: where the finished file shall lie; missing folders are made.
@@ -29,33 +33,39 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         UserError: the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary.touch(exist_ok=False)
         yield temporary
         with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+            _flush(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _FULL:
             raise UserError(f"{path}: not written, the disk is full ({error.strerror}); what was there before is untouched") from error
         raise UserError(f"{path}: not written ({error.strerror or error}); accepted: a file in a folder that can be written to") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256, hexadecimal, of a file's bytes.
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); accepted: a file that is there and may be read") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _flush(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise

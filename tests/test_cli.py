@@ -169,7 +169,7 @@ def test_results_do_not_depend_on_the_batch(prepared, trained, root, tmp_path):
     import torch
 
     from agave.auxiliary_image import auxiliary_image
-    from agave.data.arrays import load
+    from agave.data.arrays import load_images
     from agave.evaluation.importance import iwae_bounds
     from agave.evaluation.one_sample import one_sample_terms
     from agave.models import load as load_model
@@ -177,7 +177,7 @@ def test_results_do_not_depend_on_the_batch(prepared, trained, root, tmp_path):
 
     model = load_model(trained / "joint" / "model.safetensors").double()
     model.likelihood_dtype = torch.float64
-    x = images_to_tensor(load(prepared, "test")[:5], torch.device("cpu"))
+    x = images_to_tensor(load_images(prepared, "test")[:5], torch.device("cpu"))
     y = auxiliary_image(x, 16)
     one, other = (one_sample_terms(model, x, y, seed=0, batch=batch) for batch in (5, 2))
     assert all(np.abs(one[k] - other[k]).max() < 1e-8 for k in one)

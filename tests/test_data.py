@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import get_args
 from urllib.error import URLError
 
 import numpy as np
@@ -24,21 +25,33 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets import utils as torchvision_utils
 
 from agave.auxiliary_image import auxiliary_image, quantize
-from agave.config import Photos, Prepare
-from agave.data import photographs
-from agave.data.arrays import load
-from agave.data.sources import prepare
+from agave.config import Params, Photos, load
+from agave.data import cifar10 as cifar10_module
+from agave.data import image_files, photographs
+from agave.data.arrays import load_images
+from agave.data.sources import SOURCES
 from agave.errors import UserError
+from agave.steps.prepare import prepare
 
 CROPS = Photos(train_crops=40, test_crops=12, smallest_crop=48, largest_crop=256)
-DEFAULTS = Prepare(
-    source="photos", path=None, image_size=16, train_images=None, test_images=None, test_from_train=False, seed=0, photos=CROPS
+TINY = load(Path(__file__).parents[1] / "params.yaml", "tiny")
+FEW = TINY.joint.model_copy(update={"init_images": 1})
+DEFAULTS = TINY.model_copy(
+    update={
+        "pretrain": TINY.pretrain.model_copy(update={"vae": FEW, "pixelcnn_pp": FEW}),
+        "joint": FEW,
+        "prepare": TINY.prepare.model_copy(update={"photos": CROPS}),
+        "sample": TINY.sample.model_copy(update={"images": 1}),
+        "evaluate": TINY.evaluate.model_copy(update={"iwae_images": 1}),
+    }
 )
 FILES = ["manifest.json", "test.npy", "train.npy"]
 
 
-def params(**changes: object) -> Prepare:
-    return Prepare.model_validate(DEFAULTS.model_dump() | changes)
+def params(**changes: object) -> Params:
+    """Parameters whose block `prepare` is changed; the other steps need few images."""
+    block = type(DEFAULTS.prepare).model_validate(DEFAULTS.prepare.model_dump() | changes)
+    return DEFAULTS.model_copy(update={"prepare": block})
 
 
 def some_images(count: int, size: int = 16, seed: int = 0) -> np.ndarray:
@@ -65,12 +78,12 @@ def test_photos_are_deterministic_and_match_their_manifest(tmp_path):
     assert json.loads((tmp_path / "a/manifest.json").read_text()) == manifest
     assert manifest["name"] == {"train": "photos train (40 crops)", "test": "photos test (12 crops)"}
     for split, count in (("train", 40), ("test", 12)):
-        images = load(tmp_path / "a", split)
+        images = load_images(tmp_path / "a", split)
         assert images.shape == (count, 16, 16, 3)
         assert images.dtype == np.uint8
         assert manifest[split] == {"images": count, "sha256": hashlib.sha256(images.tobytes()).hexdigest()}
     prepare(params(seed=1), tmp_path / "c")
-    assert not np.array_equal(load(tmp_path / "a", "test"), load(tmp_path / "c", "test"))
+    assert not np.array_equal(load_images(tmp_path / "a", "test"), load_images(tmp_path / "c", "test"))
 
 
 def test_crops_of_a_smaller_request_are_the_first_of_a_larger_one():
@@ -99,7 +112,7 @@ def test_every_photograph_gives_crops_with_contrast():
 def test_crops_of_one_pixel_per_pixel_are_parts_of_the_photograph():
     exact = Photos(train_crops=4, test_crops=4, smallest_crop=32, largest_crop=32)
     photograph = next(p for p in photographs.PHOTOGRAPHS if p.split == "test")
-    whole = np.asarray(photographs.open_image(photograph.path))
+    whole = np.asarray(image_files.open_image(photograph.path)[0])
     crop = photographs.crops(exact, "test", 32, seed=0)[0]
     windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32), axis=(0, 1))  # (rows, columns, 3, 32, 32)
     candidates = np.argwhere((windows[..., 0, 0] == crop[0, 0]).all(-1))
@@ -109,7 +122,7 @@ def test_crops_of_one_pixel_per_pixel_are_parts_of_the_photograph():
 def test_resizing_removes_what_the_coarse_grid_cannot_show():
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
-    coarse = photographs.resize_square(Image.fromarray(stripes), 0, 0, 128, 16)
+    coarse = image_files.resize_square(Image.fromarray(stripes), 0, 0, 128, 16)
     assert coarse.std() < 4  # plain subsampling would give 0 or 127 everywhere, or moire
     assert abs(float(coarse.mean()) - 127.5) < 2
 
@@ -127,8 +140,8 @@ def test_crops_are_never_enlarged(tmp_path):
 
 def test_thousands_of_crops_need_neither_torch_nor_scikit_image(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from agave.config import Prepare; from agave.data.sources import prepare\n"
-        f"prepare(Prepare.model_validate_json({params().model_dump_json()!r}), Path({str(tmp_path)!r}))\n"
+        "import sys; from pathlib import Path; from agave.config import Params; from agave.steps.prepare import prepare\n"
+        f"prepare(Params.model_construct(**vars(Params.model_validate_json({params().model_dump_json()!r}))), Path({str(tmp_path)!r}))\n"
         "print(sorted({'torch', 'torchvision', 'skimage', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -141,14 +154,14 @@ def test_array_is_split_in_its_order(tmp_path):
     images = some_images(30)
     path = array_file(tmp_path, images)
     manifest = prepare(params(source="images", path=str(path), train_images=20, test_images=7), tmp_path / "out")
-    assert np.array_equal(load(tmp_path / "out", "train"), images[:20])
-    assert np.array_equal(load(tmp_path / "out", "test"), images[20:27])
+    assert np.array_equal(load_images(tmp_path / "out", "train"), images[:20])
+    assert np.array_equal(load_images(tmp_path / "out", "test"), images[20:27])
     assert manifest["name"] == {"train": "images train (20 of pictures.npy)", "test": "images test (7 of pictures.npy)"}
     assert manifest["files"] == [{"name": "pictures.npy", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}]
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "expected"), [(None, None, (25, 5)), (None, 4, (26, 4)), (10, None, (10, 5)), (29, 1, (29, 1)), (3, 2, (3, 2))]
+    ("train", "test", "expected"), [(None, None, (25, 5)), (None, 4, (26, 4)), (10, None, (10, 5)), (28, 2, (28, 2)), (3, 2, (3, 2))]
 )
 def test_sizes_of_the_split(tmp_path, train, test, expected):
     path = array_file(tmp_path, some_images(30))
@@ -161,7 +174,7 @@ def test_npz_key(tmp_path, arrays):
     stored = [some_images(12), np.arange(12)]
     np.savez(tmp_path / "a.npz", **{name: stored[place] for name, place in arrays.items()})
     prepare(params(), tmp_path / "out", images=tmp_path / "a.npz")
-    assert np.array_equal(load(tmp_path / "out", "train"), stored[0][:10])
+    assert np.array_equal(load_images(tmp_path / "out", "train"), stored[0][:10])
 
 
 def test_path_argument_overrides_every_source(tmp_path):
@@ -182,13 +195,13 @@ def test_folder_of_images(tmp_path):
     Image.fromarray(some_images(1, 20)[0]).convert("RGBA").save(folder / "d.png")
     (folder / "notes.txt").write_text("no image")
     (folder / ".hidden.png").write_text("no image")
-    manifest = prepare(params(), tmp_path / "out", images=folder)
-    images = np.concatenate([load(tmp_path / "out", "train"), load(tmp_path / "out", "test")])
+    manifest = prepare(params(test_images=2), tmp_path / "out", images=folder)
+    images = np.concatenate([load_images(tmp_path / "out", "train"), load_images(tmp_path / "out", "test")])
     assert [file["name"] for file in manifest["files"]] == ["a.png", "b.png", "c.PNG", "d.png"]
     assert (images[0] == (0, 255, 0)).all()  # the centre square only
     assert np.array_equal(images[1], exact)  # not resampled
     assert np.array_equal(images[2, ..., 0], images[2, ..., 2])
-    assert manifest["name"]["test"] == "images test (1 of holiday)"
+    assert manifest["name"]["test"] == "images test (2 of holiday)"
 
 
 def bad_arrays() -> dict[str, tuple[np.ndarray, str]]:
@@ -292,7 +305,29 @@ def test_other_bad_input_names_what_is_wrong(tmp_path):
     assert "small.png: 40 x 15 pixels; accepted: at least prepare.image_size, 16 x 16" in error(folder)
     (folder / "small.png").unlink()
     Image.fromarray(np.zeros((32, 32), np.uint16)).save(folder / "deep.png")
-    assert "deep.png: not a readable image (pixel format I;16)" in error(folder)
+    assert "deep.png: not a readable image (16 bits per channel)" in error(folder)
+
+
+# --- the registry, and counts that later steps need
+
+
+def test_the_registry_and_the_parameters_name_the_same_sources():
+    assert set(SOURCES) == set(get_args(type(DEFAULTS.prepare).model_fields["source"].annotation))
+
+
+@pytest.mark.parametrize(("block", "key"), [("sample", "images"), ("evaluate", "iwae_images")])
+def test_too_few_test_images_for_a_later_step_are_noticed_at_once(tmp_path, block, key):
+    path = array_file(tmp_path, some_images(30))
+    needy = params(source="images", path=str(path))
+    needy = needy.model_copy(update={block: getattr(needy, block).model_copy(update={key: 6})})
+    with pytest.raises(UserError, match=f"{block}.{key} 6 .*accepted: at most 5"):
+        prepare(needy, tmp_path / "out")
+    with pytest.raises(UserError, match="test images: 1; accepted: at least 2"):
+        prepare(params(source="images", path=str(path), test_images=1), tmp_path / "out")
+    hungry = DEFAULTS.model_copy(update={"joint": FEW.model_copy(update={"init_images": 26})})
+    with pytest.raises(UserError, match=r"joint\.init_images 26 is more than there are training images; accepted: at most 25"):
+        prepare(hungry, tmp_path / "out", images=path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_photograph_is_named(tmp_path, monkeypatch):
@@ -341,10 +376,10 @@ def test_load_notices_every_kind_of_damage(tmp_path):
         for damage, message in cases.items():
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(original, out)
-            assert len(load(out, "test")) == 12
+            assert len(load_images(out, "test")) == 12
             (out / name).unlink() if damage is None else (out / name).write_bytes(damage)
             with pytest.raises(UserError, match=f"{name}: .*{message}") as caught:
-                load(out, "test")
+                load_images(out, "test")
             assert "agave prepare" in str(caught.value)
 
 
@@ -386,7 +421,7 @@ def offline(url: str, *arguments: object, **options: object) -> None:
     raise URLError("no network")
 
 
-def cifar10(folder: Path, **changes: object) -> Prepare:
+def cifar10(folder: Path, **changes: object) -> Params:
     return params(source="cifar10", path=str(folder), image_size=32, **changes)
 
 
@@ -395,8 +430,8 @@ def test_cifar10_official_split(archive, tmp_path):
     assert manifest["name"] == {"train": "CIFAR-10 train", "test": "CIFAR-10 test"}
     assert manifest["duplicates_across_splits"] == 1
     assert [file["name"] for file in manifest["files"]] == [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]
-    assert np.array_equal(load(tmp_path / "out", "train"), some_images(30, 32, 1))
-    assert np.array_equal(load(tmp_path / "out", "test")[:4], some_images(10, 32, 2)[:4])
+    assert np.array_equal(load_images(tmp_path / "out", "train"), some_images(30, 32, 1))
+    assert np.array_equal(load_images(tmp_path / "out", "test")[:4], some_images(10, 32, 2)[:4])
     assert sorted(contents(archive)) == [CIFAR10.filename]  # nothing unpacked beside the archive
 
 
@@ -412,7 +447,7 @@ def test_cifar10_official_split(archive, tmp_path):
 def test_cifar10_names_say_what_the_images_are(archive, tmp_path, changes, train, test):
     manifest = prepare(cifar10(archive, **changes), tmp_path / "out")
     assert manifest["name"] == {"train": train, "test": test}
-    images = np.concatenate([load(tmp_path / "out", "train"), load(tmp_path / "out", "test")])
+    images = np.concatenate([load_images(tmp_path / "out", "train"), load_images(tmp_path / "out", "test")])
     if changes.get("test_from_train"):
         assert np.array_equal(images, some_images(30, 32, 1)[: len(images)])
 
@@ -423,9 +458,32 @@ def test_cifar10_from_unpacked_batches_is_the_same(archive, tmp_path):
         tar.extractall(tmp_path / "folder", filter="data")
     prepare(cifar10(tmp_path / "folder"), tmp_path / "unpacked")
     assert contents(tmp_path / "packed") == contents(tmp_path / "unpacked")
-    (tmp_path / "folder" / CIFAR10.base_folder / "data_batch_2").write_bytes(b"changed")
-    with pytest.raises(UserError, match="download"):
-        prepare(cifar10(tmp_path / "folder"), tmp_path / "unpacked")
+    prepare(cifar10(tmp_path / "folder" / CIFAR10.base_folder), tmp_path / "itself")
+    assert contents(tmp_path / "packed") == contents(tmp_path / "itself")
+    (tmp_path / "folder" / CIFAR10.base_folder).rename(tmp_path / "renamed")
+    prepare(cifar10(tmp_path / "renamed"), tmp_path / "other")
+    assert contents(tmp_path / "packed") == contents(tmp_path / "other")
+
+
+def test_cifar10_is_not_downloaded_among_other_files(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10_module, "_download_cifar10", lambda archive: pytest.fail("a download"))
+    with tarfile.open(archive / CIFAR10.filename) as tar:
+        tar.extractall(tmp_path / "folder", filter="data")
+    batches = tmp_path / "folder" / CIFAR10.base_folder
+    (batches / "data_batch_2").write_bytes(b"changed")
+    for path in (tmp_path / "folder", batches):
+        before = contents(path)
+        with pytest.raises(
+            UserError, match="data_batch_2 is missing or damaged; nothing is downloaded among other files; accepted: a folder with"
+        ):
+            prepare(cifar10(path), tmp_path / "out")
+        assert contents(path) == before
+    (batches / "data_batch_2").unlink()
+    with pytest.raises(UserError, match="data_batch_2 is missing or damaged"):
+        prepare(cifar10(batches), tmp_path / "out")
+    with pytest.raises(UserError, match=f"neither {CIFAR10.filename} nor its unpacked batches are there"):
+        prepare(cifar10(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_cifar10_download(archive, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from agave import config, grid
 from agave.auxiliary_image import auxiliary_image
 from agave.cli import main
-from agave.data.arrays import load as load_images
+from agave.data.arrays import load_images
 from agave.errors import UserError
 from agave.evaluation import importance, memory
 from agave.evaluation.importance import growth_samples, iwae_bounds, shard_range

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from agave import config
-from agave.data.sources import prepare
 from agave.errors import UserError
 from agave.files import sha256
 from agave.runtime.checkpoints import read_tensors
 from agave.runtime.devices import Place
 from agave.runtime.interruption import InterruptedWorkError, Stop
+from agave.steps.prepare import prepare
 from agave.steps.pretrain import run as pretrain
 
 STEPS = 60
@@ -38,7 +38,7 @@ def params(root):
 @pytest.fixture(scope="module")
 def data(params, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    prepare(params.prepare, folder)
+    prepare(params, folder)
     return folder
 
 

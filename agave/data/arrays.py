@@ -34,8 +34,8 @@ DAMAGE = (
 ImageArray = NDArray[np.uint8]
 
 
-def load(folder: str | Path, split: Literal["train", "test"]) -> ImageArray:
-    """The images of one split, verified against the manifest.
+def load_images(folder: str | Path, split: Literal["train", "test"]) -> ImageArray:
+    """Read the images of one split, verified against the manifest.
 
     Args:
         folder: the output folder of `prepare`.
@@ -51,22 +51,32 @@ def load(folder: str | Path, split: Literal["train", "test"]) -> ImageArray:
     manifest_path, array_path = folder / "manifest.json", folder / f"{split}.npy"
     remedy = "run `agave prepare` to make it again"
     try:
-        manifest = json.loads(manifest_path.read_text())
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         count, size, expected = manifest[split]["images"], manifest["image_size"], manifest[split]["sha256"]
     except FileNotFoundError as error:
         raise UserError(f"{manifest_path}: not there; run `agave prepare` first") from error
+    except PermissionError as error:
+        raise UserError(f"{manifest_path}: cannot be read ({error.strerror})") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{manifest_path}: not a manifest of `agave prepare` ({error!r}); {remedy}") from error
     array = read_array(array_path, remedy)
     if array.dtype != np.uint8 or array.shape != (count, size, size, 3):
         raise UserError(f"{array_path}: {array.dtype} {array.shape} instead of uint8 {(count, size, size, 3)}; {remedy}")
-    if digest(array) != expected:
-        raise UserError(f"{array_path}: SHA-256 {digest(array)} instead of {expected} as the manifest says; {remedy}")
+    if (found := array_sha256(array)) != expected:
+        raise UserError(f"{array_path}: SHA-256 {found} instead of {expected} as the manifest says; {remedy}")
     return array
 
 
 def read_array(path: Path, remedy: str) -> NDArray[Any]:
-    """The array of an .npy file, or of an .npz file: the one called `images`, or the only one. Nothing is unpickled."""
+    """Read the array of an .npy file, or of an .npz file the one called `images` or the only one. Nothing is unpickled.
+
+    Args:
+        path: of the file.
+        remedy: ends the message of an error: what to do.
+
+    Raises:
+        UserError: the file is missing, unreadable or damaged, or holds several arrays and none of them is called `images`.
+    """
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
@@ -77,13 +87,15 @@ def read_array(path: Path, remedy: str) -> NDArray[Any]:
                 return np.asarray(content["images" if "images" in names else names[0]])
     except FileNotFoundError as error:
         raise UserError(f"{path}: not there; {remedy}") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except DAMAGE as error:
         raise UserError(f"{path}: not a whole NumPy file ({error}); {remedy}") from error
     raise UserError(f"{path}: arrays {names}; accepted: one called images, or a single array")
 
 
 def read_array_file(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an .npz file by name. Nothing is unpickled.
+    """Read all arrays of an .npz file by name. Nothing is unpickled.
 
     Raises:
         UserError: the file is missing, damaged or no .npz file.
@@ -93,6 +105,8 @@ def read_array_file(path: Path) -> dict[str, NDArray[Any]]:
             return {name: content[name] for name in content.files}
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (*DAMAGE, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a whole .npz file ({error})") from error
 
@@ -107,6 +121,13 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def digest(array: NDArray[Any]) -> str:
-    """SHA-256, hexadecimal, of an array's bytes in C order."""
+def write_npy(path: Path, array: NDArray[Any]) -> None:
+    """Write an .npy file. np.save would report a full disk without the error number that `atomic_write` looks for."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
+
+
+def array_sha256(array: NDArray[Any]) -> str:
+    """Return the SHA-256, hexadecimal, of an array's bytes in C order."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

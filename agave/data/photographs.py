@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from agave.config import Photos
+from agave.config import Photos, Prepare
+from agave.data.image_files import open_image, resize_square
+from agave.data.interface import Images
 from agave.errors import UserError
 from agave.files import sha256
 
-# Levels of 0..255. A crop whose standard deviation over its pixels (mean of the three channels) is smaller shows empty sky or a blurred
+# Levels of 0 to 255. A crop whose standard deviation over its pixels (mean of the three channels) is smaller shows empty sky or a blurred
 # background, nothing that models of images could be compared on: about 1 crop in 15. The lowest of 3,000 CIFAR-10 images is 12.6.
 MINIMUM_CONTRAST = 8.0
 
-# What a file can hold without losing values on the way to 8-bit RGB.
-MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+Split: TypeAlias = Literal["train", "test"]
+SPLITS: tuple[Split, Split] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Photograph:
 
     package: Literal["skimage", "sklearn"]
     file: str
-    split: Literal["train", "test"]
+    split: Split
     licence: str
 
     @property
     def path(self) -> Path:
-        """Where the installed package keeps the file; the package itself is not imported.
+        """Return where the installed package keeps the file; the package itself is not imported.
 
         Raises:
             UserError: the package or the file is missing.
@@ -64,8 +65,34 @@ PHOTOGRAPHS = (
 )
 
 
-def crops(params: Photos, split: Literal["train", "test"], image_size: int, seed: int) -> NDArray[np.uint8]:
-    """Random square crops of the photographs of one split, resized to one size.
+def photograph_crops(params: Prepare) -> Images:
+    """Return crops of the embedded photographs; training and held-out crops come from different ones.
+
+    Args:
+        params: `photos` gives the number of crops and their sides, `seed` their places.
+
+    Raises:
+        UserError: as `crops`.
+    """
+    train, test = (crops(params.photos, split, params.image_size, params.seed) for split in SPLITS)
+    files = [
+        {"name": Path(photograph.file).name, "sha256": sha256(photograph.path), "split": photograph.split, "licence": photograph.licence}
+        for photograph in PHOTOGRAPHS
+    ]
+    return Images(
+        train,
+        test,
+        source="photos",
+        train_name=f"photos train ({len(train)} crops)",
+        test_name=f"photos test ({len(test)} crops)",
+        split="Random crops of several scales; training and held-out crops come from different photographs.",
+        licence="; ".join(f"{file['name']}: {file['licence']}" for file in files) + ".",
+        files=files,
+    )
+
+
+def crops(params: Photos, split: Split, image_size: int, seed: int) -> NDArray[np.uint8]:
+    """Cut random square crops out of the photographs of one split, resized to one size.
 
     The photographs take turns, so every few consecutive crops show all of them. A crop's side is log-uniform between
     `smallest_crop` and `largest_crop` (at most the photograph's shorter side), its place uniform. The first n crops
@@ -88,51 +115,13 @@ def crops(params: Photos, split: Literal["train", "test"], image_size: int, seed
             f"prepare.photos.smallest_crop {params.smallest_crop} is smaller than prepare.image_size {image_size}, crops would be "
             f"enlarged; accepted: at least {image_size}"
         )
-    photographs = [open_image(photograph.path) for photograph in PHOTOGRAPHS if photograph.split == split]
-    generator = np.random.default_rng([seed, ("train", "test").index(split)])
+    photographs = [open_image(photograph.path)[0] for photograph in PHOTOGRAPHS if photograph.split == split]
+    generator = np.random.default_rng([seed, SPLITS.index(split)])
     count = params.train_crops if split == "train" else params.test_crops
     result = np.empty((count, image_size, image_size, 3), np.uint8)
     for index in range(count):
         result[index] = _random_crop(photographs[index % len(photographs)], params, image_size, generator)
     return result
-
-
-def records() -> list[dict[str, str]]:
-    """The photographs for the manifest: file, SHA-256, split, licence."""
-    return [
-        {"name": Path(photograph.file).name, "sha256": sha256(photograph.path), "split": photograph.split, "licence": photograph.licence}
-        for photograph in PHOTOGRAPHS
-    ]
-
-
-def open_image(path: Path) -> Image.Image:
-    """An image file as 8-bit RGB, turned upright as its EXIF entry says; transparency is dropped.
-
-    Raises:
-        UserError: the file cannot be read, is damaged, or has more than 8 bits per channel.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode in MODES:
-                return ImageOps.exif_transpose(image).convert("RGB")
-            problem = f"pixel format {image.mode}"
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        problem = str(error)
-    raise UserError(f"{path}: not a readable image ({problem}); accepted: a whole image file with 8 bits per channel")
-
-
-def resize_square(image: Image.Image, left: int, top: int, side: int, image_size: int) -> NDArray[np.uint8]:
-    """Shrink a square part of an RGB image, with anti-aliasing.
-
-    Pillow's Lanczos filter widens with the reduction, so that it removes what the coarser grid cannot show and keeps more
-    detail than a box or a Gaussian; it calculates in fixed point: the same bytes on every machine, 0.3 ms a crop.
-
-    Returns:
-        uint8 (image_size, image_size, 3).
-    """
-    part = image.crop((left, top, left + side, top + side))  # resize(box=...) would let the surroundings leak in
-    return np.asarray(part.resize((image_size, image_size), Image.Resampling.LANCZOS), np.uint8)
 
 
 def _random_crop(photograph: Image.Image, params: Photos, image_size: int, generator: np.random.Generator) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from agave.errors import UserError
 
 ENTRY_MODULES = {
-    "prepare": "agave.data.sources",
+    "prepare": "agave.steps.prepare",
     "pretrain": "agave.steps.pretrain",
     "joint": "agave.steps.joint",
     "trainings": "agave.steps.trainings",

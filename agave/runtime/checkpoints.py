@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,6 +21,7 @@ from torch import Tensor
 from agave.errors import UserError
 from agave.files import atomic_write
 
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)  # what flock says while another process holds the lock
 _KEY = "agave"  # one metadata key holds one JSON text: several keys would be written in no fixed order
 
 
@@ -117,7 +119,10 @@ class RollingState:
             return
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _HELD:  # ENOLCK, ENOTSUP, ENOSYS ...: some network file systems
+                print(f"{folder}: locks do not work there ({error.strerror}); start no second training with this state", file=sys.stderr)
+                return
             self._lock.close()
             raise UserError(f"{folder}: another process is training with this state; wait for it or stop it") from None
 
@@ -137,7 +142,10 @@ class RollingState:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest whole state, or None. Damaged files are named on stderr and removed."""
         for step, digest, path in reversed(self._files()):
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"{path}: the state of step {step} cannot be read ({error.strerror}); accepted: a readable file") from None
             if hashlib.sha256(data).hexdigest() == digest:
                 with safe_open(path, framework="pt") as file:
                     metadata = json.loads(file.metadata()[_KEY])

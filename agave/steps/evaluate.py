@@ -13,8 +13,7 @@ import torch
 from agave.auxiliary_image import auxiliary_image
 from agave.config import Params
 from agave.csv_tables import write_table
-from agave.data.arrays import ImageArray, write_npz
-from agave.data.arrays import load as load_images
+from agave.data.arrays import ImageArray, load_images, write_npz
 from agave.errors import UserError
 from agave.evaluation.importance import gather_shards, growth_samples, iwae_bounds, shard_path, shard_range, write_shard
 from agave.evaluation.memory import default_budget, evaluation_cost

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from agave.config import Params
-from agave.data.arrays import load as load_images
-from agave.data.arrays import write_npz
+from agave.data.arrays import load_images, write_npz
 from agave.errors import UserError
 from agave.grid import Cell
 from agave.models.files import load_cell

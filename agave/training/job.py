@@ -14,7 +14,7 @@ from torch import Tensor
 from agave.auxiliary_image import auxiliary_image
 from agave.config import Compute, Params, Training
 from agave.csv_tables import write_table
-from agave.data.arrays import load as load_images
+from agave.data.arrays import load_images
 from agave.errors import UserError
 from agave.files import sha256
 from agave.grid import Cell

@@ -9,6 +9,7 @@ from pathlib import Path
 from snakemake.utils import validate
 
 from agave import config as parameters, figures, grid
+from agave.data import listing
 from agave.errors import UserError
 from agave.planning import plan
 from agave.provenance import code_digest
@@ -51,6 +52,10 @@ PARAMS, THROUGHPUT = checked_parameters()
 PRESET = str(config["preset"])
 SEEDS = PARAMS.grid.seeds
 RESULTS = f"results/{PRESET}"
+IMAGES = config.get("images") or (PARAMS.prepare.path if PARAMS.prepare.source == "images" else None)
+if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):
+    sys.exit(f"error: {os.getcwd()}: Snakemake cannot write its records there; accepted: a copy of the checkout that is yours")
+listing.note_for_dvc("workflow/own_images.yaml", parameters.load("params.yaml").prepare)
 validate(config, "../schemas/params.schema.json")
 
 # The commands of the environment that Snakemake runs in, also if that environment is not activated.
@@ -122,10 +127,14 @@ def cell_files(step, name, chosen=None, seeds=SEEDS):
     return [f"{RESULTS}/{step}/{cell.name}/seed~{seed}/{name}" for cell in chosen for seed in seeds]
 
 
-def image_file(wildcards):
-    """The user's image file as an input, so that a change of it is noticed; a missing one is reported by `agave prepare`."""
-    path = config.get("images") or (PARAMS.prepare.path if PARAMS.prepare.source == "images" else None)
-    return [path] if path and os.path.isfile(path) else []
+def own_images(wildcards):
+    """The user's array file or folder of images as an input, so that a change is noticed; that it exists is checked with the parameters."""
+    return [IMAGES] if IMAGES else []
+
+
+def images_option(wildcards):
+    """The images of --config images=PATH as an option of `agave prepare`."""
+    return f"--images {shlex.quote(config['images'])}" if config.get("images") else ""
 
 
 def pretrained_files(wildcards):

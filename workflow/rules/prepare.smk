@@ -6,7 +6,7 @@ localrules:
 
 rule prepare_images:
     input:
-        image_file,
+        own_images,
     output:
         train="results/{preset}/prepare/train.npy",
         test="results/{preset}/prepare/test.npy",
@@ -22,7 +22,8 @@ rule prepare_images:
         runtime=60,
     params:
         prepare=block("prepare"),
-        images=(f"--images {shlex.quote(config['images'])}" if config.get("images") else ""),
+        images=images_option,
+        folder=listing.fingerprint(IMAGES) if IMAGES else None,
         source=SOURCES["prepare"],
     shell:
         "agave prepare --preset {wildcards.preset} {params.images} --output results/{wildcards.preset}/prepare > {log} 2>&1"
