@@ -31,7 +31,7 @@ def parameter(default: Any, description: str, *, paper: str | None = None, open:
         open: why the value was chosen, where the paper leaves it open or we depart from it.
         **limits: what pydantic's `Field` takes: ge, gt, le, lt, min_length, max_length.
     """
-    origin = {key: text for key, text in (("paper", paper), ("open", open)) if text is not None}
+    origin: dict[str, Any] = {key: text for key, text in (("paper", paper), ("open", open)) if text is not None}
     return Field(default, description=description, json_schema_extra=origin or None, **limits)
 
 
