@@ -86,8 +86,8 @@ def check_combinations(params: Params) -> None:
     Raises:
         ConfigError: the message names the parameter, its value and what is accepted.
     """
-    _check_sizes(params)
     _check_source(params)
+    _check_sizes(params)
     check_counts(params, params.train_images, params.test_images)
     vae, pieces = params.model.vae, params.compute.images_per_pass
     batch = max(params.pretrain.vae.batch, params.joint.batch)

@@ -82,7 +82,7 @@ def accepted(model: type[BaseModel], schema: Mapping[str, Any], largest: bool = 
             inner = accepted(model, item, largest)
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         return f"a list of {least} to {most}, each {inner}"
-    names = {"null": "null", "boolean": "true or false", "string": "text", "integer": "an integer", "number": "a number"}
+    names = {"null": "null", "boolean": "true or false", "string": "text of at least 1 character", "integer": "an integer", "number": "a number"}
     if kind not in ("integer", "number"):
         return names.get(str(kind), "a block of parameters")
     low, high = schema.get("minimum"), schema.get("maximum")
@@ -98,7 +98,7 @@ def accepted(model: type[BaseModel], schema: Mapping[str, Any], largest: bool = 
     return " ".join([names[kind], " and ".join(f"{word} {_number(value)}" for value, word in sides if value is not None)]).strip()
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     return str(int(value)) if value == int(value) else f"{value:g}"
 
 
@@ -114,7 +114,8 @@ def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[K
             yield keys, detail["msg"].removeprefix("Value error, ")
         else:
             words = accepted(model, schema or {}, isinstance(value, int) and value > LARGEST)
-            yield keys, f"{'missing' if detail['type'] == 'missing' else shown(value)}; accepted: {words}"
+            named = repr(value) if detail["type"] == "literal_error" and type(value) is str else shown(value)
+            yield keys, f"{'missing' if detail['type'] == 'missing' else named}; accepted: {words}"
 
 
 def shown(value: Any) -> str:

@@ -94,9 +94,9 @@ def parse(text: str, name: str, accepted: str) -> Document:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         where = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
-        raise UserError(f"{name}: {where}no valid YAML: {' '.join(str(error.problem or error.context).split())}; {accepted}") from None
+        raise UserError(f"{name}: {where}no valid YAML: {_words(error.context, error.problem)}; {accepted}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{name}: no valid YAML: {' '.join(str(error).split())}; {accepted}") from None
+        raise UserError(f"{name}: no valid YAML: {_words(str(error))}; {accepted}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply; {accepted}") from None
 
@@ -209,6 +209,10 @@ def quoted(value: Any) -> Any:
     if isinstance(value, Ambiguous):
         raise ValueError(f"{value} is {value.reading}; accepted: text, this one in quotes")
     return value
+
+
+def _words(*parts: str | None) -> str:
+    return ", ".join(" ".join(part.split()) for part in parts if part)
 
 
 def _dotted(keys: Keys) -> str:
