@@ -82,7 +82,13 @@ def accepted(model: type[BaseModel], schema: Mapping[str, Any], largest: bool = 
             inner = accepted(model, item, largest)
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         return f"a list of {least} to {most}, each {inner}"
-    names = {"null": "null", "boolean": "true or false", "string": "text of at least 1 character", "integer": "an integer", "number": "a number"}
+    names = {
+        "null": "null",
+        "boolean": "true or false",
+        "string": "text of at least 1 character",
+        "integer": "an integer",
+        "number": "a number",
+    }
     if kind not in ("integer", "number"):
         return names.get(str(kind), "a block of parameters")
     low, high = schema.get("minimum"), schema.get("maximum")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from agave.config_schema import missing, problems, shown
 from agave.errors import UserError
-from agave.yaml_files import Document, Keys
+from agave.yaml_files import Document, Keys, dotted
 from agave.yaml_files import read as read_yaml
 
 COMPLETE = "paper"
@@ -55,7 +55,7 @@ def check_names(document: Mapping[str, Any], name: str) -> None:
     """
     wrong = []
     for key, value in document.items():
-        where = f"{name}: {_line(document, (key,))}{key}: "
+        where = f"{name}: {_line(document, (key,))}{dotted((key,))}: "
         if key == "preset":
             if not isinstance(value, str) or not value:
                 wrong.append(f"{where}{shown(value)}; accepted: the name of a preset")
@@ -110,7 +110,7 @@ def _messages(error: ValidationError, model: type[BaseModel], document: Mapping[
         named = tuple(message.split(" ")[0].rstrip(":").split("."))  # of a rule about several parameters, the first
         full = keys if message.startswith("unknown key") or not _holds(document[preset], (*keys, *named)) else (*keys, *named)
         source = preset if _holds(document[preset], keys) else COMPLETE
-        yield f"{name}: {_line(document, (source, *full))}{'.'.join(map(str, (source, *keys)))}: {message}"
+        yield f"{name}: {_line(document, (source, *full))}{dotted((source, *keys))}: {message}"
 
 
 def _line(document: Mapping[str, Any], keys: Keys) -> str:

@@ -120,7 +120,7 @@ class _Walk:
     def value(self, node: yaml.Node, keys: Keys) -> Any:
         """The value of a node; its line is noted."""
         if id(node) in self.seen:
-            raise self.wrong(node, f"{_dotted(keys)}: an anchor (&) and its alias (*); accepted: the value written out in both places")
+            raise self.wrong(node, f"{dotted(keys)}: an anchor (&) and its alias (*); accepted: the value written out in both places")
         self.seen.add(id(node))
         self.lines.setdefault(keys, node.start_mark.line + 1)
         if isinstance(node, yaml.ScalarNode):
@@ -136,7 +136,7 @@ class _Walk:
             key = self.key(key_node, keys)
             place = (*keys, key)
             if key in found:
-                raise self.wrong(key_node, f"{_dotted(place)}: the key stands in line {self.lines[place]} already; accepted: each key once")
+                raise self.wrong(key_node, f"{dotted(place)}: the key stands in line {self.lines[place]} already; accepted: each key once")
             self.lines[place] = key_node.start_mark.line + 1
             found[key] = self.value(value_node, place)
         return found
@@ -146,7 +146,7 @@ class _Walk:
         if type(key) is str and key:
             return key
         shown = f"{node.value} is {described(key)}" if isinstance(node, yaml.ScalarNode) else "a list or mapping"
-        within = f"in {_dotted(keys)} " if keys else ""
+        within = f"in {dotted(keys)} " if keys else ""
         raise self.wrong(node, f"a key {within}that is no text: {shown}; accepted: a name that begins with a letter")
 
     def scalar(self, node: yaml.ScalarNode, keys: Keys) -> Any:
@@ -159,7 +159,7 @@ class _Walk:
     def check_tag(self, node: yaml.Node, kind: str, keys: Keys) -> None:
         if node.tag != f"tag:yaml.org,2002:{kind}":
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise self.wrong(node, f"{_dotted(keys)}: the tag {tag}; accepted: values without tags, and text in quotes")
+            raise self.wrong(node, f"{dotted(keys)}: the tag {tag}; accepted: values without tags, and text in quotes")
 
 
 def _plain(text: str, kind: str) -> Any:
@@ -215,5 +215,6 @@ def _words(*parts: str | None) -> str:
     return ", ".join(" ".join(part.split()) for part in parts if part)
 
 
-def _dotted(keys: Keys) -> str:
-    return ".".join(map(str, keys)) or "the file"
+def dotted(keys: Keys) -> str:
+    """A place in a file as text, on one line whatever its keys are."""
+    return ".".join(str(key) if str(key).isprintable() else repr(key) for key in keys) or "the file"

@@ -100,6 +100,13 @@ def test_systems_are_listed_with_their_sizes_and_without_torch(root):
     assert rows[1:] == [["agave", "elbo", "106,845,329"], ["vae_iaf", "elbo", "41,557,929"], ["pixelcnn_pp", "exact", "53,659,080"]]
 
 
+def test_the_systems_that_are_listed_are_those_that_can_be_made():
+    from agave.models import SYSTEMS as CLASSES
+    from agave.planning.systems import SYSTEMS
+
+    assert {name: system.bound for name, system in SYSTEMS.items()} == {name: CLASSES[name].bound for name in CLASSES}
+
+
 def test_a_terminal_without_the_characters_is_no_error(root):
     """As in a locale of one byte a character; λ is in the claims."""
     code = "import click; from agave.cli import main; main.command('say')(lambda: click.echo('λ')); main(['say'])"

@@ -1,4 +1,4 @@
-"""The kinds of models, their bounds and their sizes. Without torch."""
+"""The systems with their kinds of bound and their sizes, without torch; a test holds the list to `agave.models.SYSTEMS`."""
 
 from __future__ import annotations
 
