@@ -1,5 +1,9 @@
 # Every target installs what uv.lock says into .venv first. Nothing is written outside this folder, except to caches.
 
+ifneq (,$(findstring :,$(CURDIR)))
+$(error this folder, $(CURDIR), has a colon in its path, which PATH cannot hold; accepted: a checkout in a folder without)
+endif
+
 PRESET ?= demo
 UV_VERSION := 0.13.9
 
@@ -96,8 +100,9 @@ dvc-checkout: .venv/installed  ## after dvc pull or git checkout: the results th
 	  echo "error: this differs from dvc.lock, so the results do not count as finished; see docs/dvc.md" >&2; exit 1; }
 	snakemake all --touch --forceall --cores 1 --quiet all --profile $(PROFILE)
 
-schema: .venv/installed  ## write workflow/schemas/params.schema.json from agave/config.py
+schema: .venv/installed  ## write what follows from agave/config.py: the JSON schema, the preset paper in params.yaml, docs/configuration.md
 	agave config --schema > workflow/schemas/params.schema.json
+	python docs/configuration.py
 
 docs: .venv/installed  ## write the generated pages of docs/ and the picture of the workflow
 	python docs/deviations.py

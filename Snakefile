@@ -10,9 +10,6 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "params.yaml"
-
-
 report: "workflow/report/workflow.rst"
 
 
@@ -20,7 +17,7 @@ report: "workflow/report/workflow.rst"
 container: "docker://python:3.11-bookworm"
 
 
-include: "workflow/rules/common.smk"
+include: "workflow/rules/common.smk"  # checks params.yaml, then reads it
 include: "workflow/rules/prune.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/pretrain.smk"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,20 +10,23 @@ from typing import Any
 
 import click
 
-from agave import config, grid
+from agave import config, config_schema, grid, presets
+from agave.cli_evaluate import evaluate
 from agave.cli_options import (
     FileArgument,
     FolderArgument,
+    Group,
     blocks_of,
     cell_of,
+    dry_run_option,
     model_options,
     only_shown,
     place_of,
+    place_options,
     preset_name,
     preset_options,
     recorded,
     results_options,
-    state_options,
     training_options,
 )
 from agave.config import Params
@@ -30,43 +34,35 @@ from agave.errors import UserError
 from agave.files import atomic_write
 
 
-class _Command(click.Command):
-    """Turns mistakes that a user can mend into one line and exit code 1 (2 for the command line itself)."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except UserError as error:
-            raise click.ClickException(str(error)) from None
-
-
-class _Group(click.Group):
-    command_class = _Command
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
 @click.version_option(package_name="agave")
 def main() -> None:
     """Reproduce "Auxiliary Guided Autoregressive Variational Autoencoders" (Lucas & Verbeek, 2017).
 
     Each sub-command is one step; `snakemake` runs them all in order. Values come from params.yaml.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
+
+
+main.add_command(evaluate)
 
 
 @main.command("config")
-@click.option("--params", "params_file", type=FileArgument, default="params.yaml", help="The parameter file.")
-@click.option("--preset", default=None, help="Which preset of it; default: the one that the file names.")
+@click.option("--params", "params_file", type=FileArgument, default="params.yaml", help="File of the parameters.")
+@click.option("--preset", help="Preset of that file (default: the one that the file names).")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of the parameter file instead.")
 def config_command(params_file: Path, preset: str | None, schema: bool) -> None:
-    """Print the resolved parameters and which preset set each value."""
+    """Print the resolved parameters and which preset set each value; check all presets of the file."""
     if schema:
-        click.echo(config.schema_text(), nl=False)
+        click.echo(config_schema.schema_text(Params, presets.COMPLETE), nl=False)
         return
     document = config.read(params_file)
-    chosen = str(document.get("preset")) if preset is None else preset
+    chosen = str(document["preset"]) if preset is None else preset
     resolved = config.resolve(document, chosen, str(params_file)).model_dump()
-    origins = config.origins(document, chosen)
-    lines = [(f"{key}: {json.dumps(value)}", origins.get(key, "")) for key, value in config.flatten(resolved)]
+    origins = presets.origins(document, chosen)
+    lines = [(f"{key}: {json.dumps(value)}", origins.get(key, "")) for key, value in presets.flatten(resolved)]
     width = max(len(text) for text, _ in lines)
     click.echo(f"# preset {chosen} of {params_file}")
     for text, origin in lines:
@@ -76,8 +72,12 @@ def config_command(params_file: Path, preset: str | None, schema: bool) -> None:
 @main.command()
 @preset_options
 @click.option("--output", type=FolderArgument, required=True, help="Folder for train.npy, test.npy and manifest.json.")
-@click.option("--images", type=click.Path(path_type=Path), help="Array file or folder of images, instead of prepare.source.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved options and do nothing.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Array file or folder of images that takes the place of prepare.source (default: none).",
+)
+@dry_run_option
 def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) -> None:
     """Get the images, verify, split and store them as uint8 arrays."""
     if only_shown(dry_run, blocks_of(params, "prepare"), output=output, images=images):
@@ -96,10 +96,15 @@ def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) ->
 @main.command()
 @click.argument("part", type=click.Choice(["vae", "pixelcnn_pp"]))
 @preset_options
-@click.option("--resolution", type=click.IntRange(min=1), metavar="PIXELS", help="Of y (vae); default: that of x.")
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Height and width of y in pixels, for the VAE (default: the image size).",
+)
 @training_options
 def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, **arguments: Any) -> None:
-    """Train the VAE or the PixelCNN alone."""
+    """Train the VAE or the PixelCNN++ alone, from new weights."""
     resolution = resolution or params.prepare.image_size
     grid.check_resolution(resolution, params.prepare.image_size)
     blocks = blocks_of(params, "model", "compute") | {"pretrain": getattr(params.pretrain, part).model_dump()}
@@ -115,8 +120,12 @@ def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, *
 @main.command()
 @click.argument("cell")
 @preset_options
-@click.option("--vae", type=FileArgument, help="model.safetensors of `agave pretrain vae`, for a cell with a VAE.")
-@click.option("--pixelcnn-pp", type=FileArgument, help="model.safetensors of `agave pretrain pixelcnn_pp`, for a cell with a PixelCNN.")
+@click.option("--vae", type=FileArgument, help="File model.safetensors written by `agave pretrain vae`; needed for a cell with a VAE.")
+@click.option(
+    "--pixelcnn-pp",
+    type=FileArgument,
+    help="File model.safetensors written by `agave pretrain pixelcnn_pp`; needed for a cell with a PixelCNN++.",
+)
 @training_options
 def joint(params: Params, cell: str, vae: Path | None, pixelcnn_pp: Path | None, dry_run: bool, **arguments: Any) -> None:
     """Train CELL, a model of the grid, from pretrained weights (Eq. 7).
@@ -134,41 +143,10 @@ def joint(params: Params, cell: str, vae: Path | None, pixelcnn_pp: Path | None,
 
 
 @main.command()
-@preset_options
-@click.option("--iwae", is_flag=True, help="The importance-sampled bound (K = evaluate.iwae_samples) instead of the one-sample bound.")
-@click.option("--shard", metavar="I-of-N", help="With --iwae: only this part of the images, as iwae-I-of-N.npz in the output folder.")
-@click.option("--gather", type=click.IntRange(min=1), metavar="N", help="With --iwae: join the N parts in the output folder; needs no GPU.")
-@click.option("--memory", type=click.IntRange(min=1), metavar="MIB", help="That networks and activations may take; default: by the device.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", help="bfloat16: a quick look, not for reports.")
-@state_options
 @model_options
-def evaluate(params: Params, cell: str, iwae: bool, shard: str | None, gather: int | None, dry_run: bool, **arguments: Any) -> None:
-    """Evaluate CELL on the test images: bounds in bits per dimension, split into their terms."""
-    found = cell_of(params, cell)
-    if (shard or gather) and (not iwae or (shard and gather)):
-        raise UserError("--shard and --gather: accepted with --iwae, one of the two")
-    if only_shown(
-        dry_run, blocks_of(params, "model", "compute", "evaluate"), cell=cell, iwae=iwae, shard=shard, gather=gather, **arguments
-    ):
-        return
-    from agave.evaluation.importance import parse_shard
-    from agave.steps.evaluate import Evaluation, Options, evaluate_bound, evaluate_iwae, gather_iwae
-
-    memory, precision = arguments.pop("memory"), arguments.pop("precision")
-    seed, data, model, output = (arguments.pop(name) for name in ("seed", "data", "model", "output"))
-    options = Options(parse_shard(shard) if shard else None, None if memory is None else memory * 2**20, precision)
-    evaluation = Evaluation(params, found, seed, data, model, output, options)
-    if gather:
-        gather_iwae(evaluation, gather)
-        return
-    (evaluate_iwae if iwae else evaluate_bound)(evaluation, place_of("evaluate", **arguments))
-
-
-@main.command()
-@preset_options
-@model_options
+@place_options
 def sample(params: Params, cell: str, dry_run: bool, model: Path, **arguments: Any) -> None:
-    """Draw the reconstructions and samples of CELL that the figures show."""
+    """Draw the reconstructions, samples and completions of CELL that the figures show."""
     found = cell_of(params, cell)
     if only_shown(dry_run, blocks_of(params, "model", "compute", "sample"), cell=cell, model=model, **arguments):
         return
@@ -211,7 +189,7 @@ def trainings(params: Params, preset: str, results: Path) -> None:
 
 @main.command()
 @results_options
-@click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="The claims and their tests.")
+@click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="File of the claims and their tests.")
 def claims(params: Params, preset: str, results: Path, path: Path) -> None:
     """Decide the paper's claims by intervals over test images and seeds; all comparisons go to claims/claims.csv."""
     from agave.review.verify import claims_page
@@ -231,7 +209,7 @@ def records(params: Params, preset: str, results: Path) -> None:
 
 @main.command()
 @preset_options
-@click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="The claims and their tests.")
+@click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="File of the claims and their tests.")
 @click.pass_context
 def verify(context: click.Context, params: Params, path: Path) -> None:
     """Check the results of a preset, redraw them, decide the claims again; exit code 0 only if all is well."""
@@ -244,7 +222,7 @@ def verify(context: click.Context, params: Params, path: Path) -> None:
 
 @main.command()
 @results_options
-@click.option("--output", type=FolderArgument, required=True, help="Folder to write; an earlier crate there is replaced.")
+@click.option("--output", type=FolderArgument, required=True, help="Folder for the crate; an earlier crate there is replaced.")
 def crate(params: Params, preset: str, results: Path, output: Path) -> None:
     """Gather workflow, small results and their provenance in a folder for deposit, a Workflow Run RO-Crate."""
     from agave.review.crate import write_crate
@@ -267,10 +245,10 @@ def report(params: Params, preset: str, results: Path, output: Path) -> None:
 
 @main.command()
 @results_options
-@click.option("--aside", type=FolderArgument, help="Where to; default: the first new folder work/pruned/PRESET/NUMBER.", show_default=False)
-@click.option("--dry-run", is_flag=True, help="Only say what would be moved.")
+@click.option("--aside", type=FolderArgument, help="Folder to move them to (default: the first new folder work/pruned/PRESET/NUMBER).")
+@click.option("--dry-run", is_flag=True, help="Only print what would be moved.")
 def prune(params: Params, preset: str, results: Path, aside: Path | None, dry_run: bool) -> None:
-    """Set results of models that the grid does not name any more aside: moved, never deleted."""
+    """Move results of models that the grid does not name any more to a folder aside; nothing is deleted."""
     from agave.steps import prune
 
     if results.resolve().name != preset:
@@ -296,11 +274,28 @@ def summary(context: click.Context, params: Params) -> None:
 
 @main.command()
 @preset_options
-@click.option("--tflops", type=float, metavar="T", help="Sustained TFLOP/s of one device in training; default: a figure for the preset's.")
-@click.option("--calibrate", is_flag=True, help="Measure it here, by real training steps of the preset's networks: about a minute.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, help="With --calibrate: processor cores that make one device.")
-@click.option("--gpus", "--devices", "devices", type=click.IntRange(min=1), default=1, help="Devices side by side, for the wall time.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan to this file as well.")
+@click.option(
+    "--tflops",
+    type=float,
+    metavar="TFLOPS",
+    help="Sustained throughput of one device in training, in TFLOP/s (default: a figure for the preset's device).",
+)
+@click.option("--calibrate", is_flag=True, help="Measure the throughput here, by real training steps of the preset's networks: a minute.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, metavar="NUMBER", help="Number of CPU cores that make one device, for --calibrate."
+)
+@click.option(
+    "--gpus",
+    "--devices",
+    "devices",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="NUMBER",
+    help="Number of devices side by side, for the wall time.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File to write the plan to as well (default: none)."
+)
 @click.pass_context
 def plan(
     context: click.Context, params: Params, tflops: float | None, calibrate: bool, threads: int, devices: int, json_file: Path | None
@@ -324,14 +319,23 @@ def plan(
     click.echo(planning.plan_text(made, params, preset), nl=False)
 
 
+@main.command()
+@preset_options
+def models(params: Params) -> None:
+    """List the systems: name, whether their likelihood is exact or a bound (elbo), parameters at the preset's sizes."""
+    from agave.planning.systems import table
+
+    click.echo(table(params), nl=False)
+
+
 @main.command("import-weights")
 @click.argument("weights", type=FileArgument)
 @preset_options
 @click.option(
-    "--output", type=FolderArgument, required=True, help="Folder for model.safetensors, as `agave pretrain pixelcnn_pp` writes it."
+    "--output", type=FolderArgument, required=True, help="Folder for model.safetensors and what else `agave pretrain pixelcnn_pp` writes."
 )
 def import_weights(params: Params, weights: Path, output: Path) -> None:
-    """Use PixelCNN++ weights trained elsewhere in place of `agave pretrain pixelcnn_pp`.
+    """Use PixelCNN++ weights trained elsewhere, in place of `agave pretrain pixelcnn_pp`.
 
     WEIGHTS is an .npz or .safetensors file of effective weights and biases by canonical name (docs/weights.md), for the
     sizes that the preset gives.
@@ -344,9 +348,9 @@ def import_weights(params: Params, weights: Path, output: Path) -> None:
 @main.command("export-weights")
 @click.argument("model", type=FileArgument)
 @preset_options
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The .npz or .safetensors file to write.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write, .npz or .safetensors.")
 def export_weights(params: Params, model: Path, output: Path) -> None:
-    """Write the PixelCNN++ of MODEL, a pretrained one, as effective weights and biases by canonical name."""
+    """Write the pretrained PixelCNN++ of the file MODEL as effective weights and biases by canonical name."""
     from agave.steps.import_weights import export_pixelcnn_pp
 
     export_pixelcnn_pp(params, model, output)
@@ -355,7 +359,7 @@ def export_weights(params: Params, model: Path, output: Path) -> None:
 @main.command()
 @click.argument("step")
 def digest(step: str) -> None:
-    """Print the digest of the science source that STEP uses, and the files that it covers."""
+    """Print the digest of the code that the results of STEP depend on, and the files that it covers."""
     from agave.provenance import code_digest
 
     click.echo(code_digest.digest(step))

@@ -2,29 +2,69 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 import yaml
 
 from agave import config, grid
-from agave.config import Params
+from agave.config import LARGEST_SEED, Params
+from agave.errors import UserError
 
 FolderArgument = click.Path(file_okay=False, path_type=Path)
 FileArgument = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def preset_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The parameter file and the preset: the step is given `params`."""
+class Mistake(click.ClickException):
+    """What a user can mend, shown in one line for each thing that is wrong; exit code 1."""
 
-    @click.option("--params", "params_file", type=FileArgument, default="params.yaml", help="The parameter file.")
-    @click.option("--preset", default=None, help="Which preset of it; default: the one that the file names.")
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message."""
+        for line in self.message.splitlines():
+            click.echo(f"error: {line}", file=file, err=file is None)
+
+
+class Command(click.Command):
+    """Turns mistakes that a user can mend, and what the machine refuses, into lines without a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            raise Mistake(str(error)) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends quietly
+            raise Mistake(f"{error.filename or self.name}: {error.strerror or error}") from None
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+                raise
+            raise Mistake(
+                f"{self.name}: not enough memory ({' '.join(str(error).split())[:200]}); accepted: fewer images at once "
+                "(batch, compute.images_per_pass, sample.batch, --memory) or a larger machine"
+            ) from None
+
+
+class Group(click.Group):
+    """A command with sub-commands."""
+
+    command_class = Command
+
+
+def preset_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a step the parameter file and the preset: it is called with `params`."""
+
+    @click.option("--params", "params_file", type=FileArgument, default="params.yaml", help="File of the parameters.")
+    @click.option("--preset", help="Preset of that file (default: the one that the file names).")
     @functools.wraps(command)
     def wrapped(params_file: Path, preset: str | None, **arguments: Any) -> None:
         command(params=config.load(params_file, preset), **arguments)
@@ -33,10 +73,10 @@ def preset_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def results_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a step that works on the results of a preset: it is given `params`, the preset's name and the folder."""
+    """Give a step the results of a preset: it is called with `params`, the preset's name and the folder."""
 
     @preset_options
-    @click.option("--results", type=FolderArgument, required=True, help="Folder of the preset, results/PRESET.")
+    @click.option("--results", type=FolderArgument, required=True, help="Folder of the preset's results, results/PRESET.")
     @functools.wraps(command)
     def wrapped(**arguments: Any) -> None:
         command(preset=preset_name(click.get_current_context()), **arguments)
@@ -44,75 +84,81 @@ def results_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _all_of(options: list[Callable[..., Any]], command: Callable[..., None]) -> Callable[..., None]:
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+def all_of(*options: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds options, in the order in which the help shows them."""
+    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def state_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Where a long job keeps its state, and when it stops."""
-    options: list[Callable[..., Any]] = [
-        click.option("--state-dir", type=FolderArgument, default="work", help="Folder of the rolling states that a rerun resumes from."),
-        click.option(
-            "--save-every",
-            type=click.FloatRange(min=0),
-            default=300.0,
-            metavar="SECONDS",
-            envvar="AGAVE_SAVE_EVERY",
-            help="Time between saved states.",
-        ),
-        click.option("--time-limit", type=click.FloatRange(min=0), metavar="SECONDS", help="Save and stop after this time; exit code 1."),
-    ]
-    return _all_of(options, command)
-
-
-def training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a training."""
-    options: list[Callable[..., Any]] = [
-        click.option("--seed", type=click.IntRange(min=0), default=0, help="Of weights, data order and noise."),
-        click.option("--data", type=FolderArgument, required=True, help="Folder made by `agave prepare`."),
-        click.option("--output", type=FolderArgument, required=True, help="Folder for the trained weights."),
-        state_options,
-        click.option(
-            "--devices",
-            type=click.IntRange(min=0),
-            default=1,
-            help="GPUs (processes on a CPU) that share a batch; 0: $CUDA_VISIBLE_DEVICES.",
-        ),
-        click.option(
-            "--tensorboard", type=FolderArgument, envvar="AGAVE_TENSORBOARD", help="Folder for TensorBoard; also $AGAVE_TENSORBOARD."
-        ),
-        *place_options,
-    ]
-    return _all_of(options, command)
-
-
-place_options = [
-    click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), help="Overrides the preset's compute.device."),
-    click.option("--threads", type=click.IntRange(min=1), help="Processor threads; default: all cores."),
-    click.option("--dry-run", is_flag=True, help="Print the resolved options and do nothing."),
-]
-
-
-def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a step that uses a trained model."""
-    options: list[Callable[..., Any]] = [
-        click.argument("cell"),
-        click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the training."),
-        click.option("--data", type=FolderArgument, required=True, help="Folder made by `agave prepare`."),
-        click.option("--model", type=FileArgument, required=True, help="model.safetensors of the cell."),
-        click.option("--output", type=FolderArgument, required=True, help="Folder for the results."),
-        *place_options,
-    ]
-    return _all_of(options, command)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print the resolved options and do nothing.")
+data_option = click.option("--data", type=FolderArgument, required=True, help="Folder written by `agave prepare`.")
+place_options = all_of(
+    click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda", "auto"]),
+        help="Device to run on (default: the preset's compute.device); auto takes a GPU if there is one.",
+    ),
+    click.option("--threads", type=click.IntRange(min=1), metavar="NUMBER", help="Number of CPU threads (default: one a core)."),
+    dry_run_option,
+)
+state_options = all_of(
+    click.option(
+        "--state-dir", type=FolderArgument, default="work", help="Folder of the saved states from which the same command goes on."
+    ),
+    click.option(
+        "--save-every",
+        type=click.FloatRange(min=0),
+        default=300.0,
+        metavar="SECONDS",
+        envvar="AGAVE_SAVE_EVERY",
+        help="Time between saved states in seconds; also $AGAVE_SAVE_EVERY.",
+    ),
+    click.option(
+        "--time-limit",
+        type=click.FloatRange(min=0),
+        metavar="SECONDS",
+        help="Time in seconds after which the state is saved and the command stops with exit code 1 (default: none).",
+    ),
+)
+seed_of_training = click.option(
+    "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, metavar="SEED", help="Seed of weights, data order and noise."
+)
+training_options = all_of(
+    seed_of_training,
+    data_option,
+    click.option("--output", type=FolderArgument, required=True, help="Folder for the trained weights."),
+    state_options,
+    click.option(
+        "--devices",
+        type=click.IntRange(min=0),
+        default=1,
+        metavar="NUMBER",
+        help="Number of GPUs, or of processes on a CPU, that share a batch; 0: as many as $CUDA_VISIBLE_DEVICES names.",
+    ),
+    click.option(
+        "--tensorboard",
+        type=FolderArgument,
+        envvar="AGAVE_TENSORBOARD",
+        help="Folder for TensorBoard (default: none); also $AGAVE_TENSORBOARD.",
+    ),
+    place_options,
+)
+model_options = all_of(
+    click.argument("cell"),
+    preset_options,
+    click.option("--seed", type=click.IntRange(0, LARGEST_SEED), default=0, metavar="SEED", help="Seed with which the model was trained."),
+    data_option,
+    click.option("--model", type=FileArgument, required=True, help="File model.safetensors of the cell."),
+    click.option("--output", type=FolderArgument, required=True, help="Folder for the results."),
+)
 
 
 def cell_of(params: Params, name: str) -> grid.Cell:
-    """The cell of a name."""
+    """Return the cell of a name."""
     return grid.parse(name, params.prepare.image_size, params.pretrain.vae_kl_weight)
 
 
 def only_shown(dry_run: bool, blocks: dict[str, Any], **arguments: Any) -> bool:
-    """With --dry-run: print what would be used, as YAML."""
+    """Print what would be used, as YAML, where only that is asked for; return whether it was."""
     if dry_run:
         shown = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items() if v is not None}
         click.echo(yaml.safe_dump(shown | blocks, sort_keys=False), nl=False)
@@ -120,7 +166,7 @@ def only_shown(dry_run: bool, blocks: dict[str, Any], **arguments: Any) -> bool:
 
 
 def preset_name(context: click.Context) -> str:
-    """The preset that a sub-command runs: the one given, or the one that the parameter file names."""
+    """Return the preset that a sub-command runs: the one given, or the one that the parameter file names."""
     return str(context.params["preset"] or config.read(context.params["params_file"])["preset"])
 
 
@@ -136,7 +182,7 @@ def recorded(step: str, options: dict[str, Any], inputs: dict[str, Path], record
 
 
 def blocks_of(params: Params, *names: str) -> dict[str, Any]:
-    """Blocks of the parameters as plain values."""
+    """Return blocks of the parameters as plain values."""
     return {name: getattr(params, name).model_dump() for name in names}
 
 
@@ -160,7 +206,7 @@ def place_of(
     tensorboard: Path | None = None,
     **limits: Any,
 ) -> Any:
-    """Where a training or evaluation runs (`agave.runs.Place`), in as many processes as there are devices."""
+    """Return where a training or evaluation runs (`agave.training.job.Place`), in as many processes as there are devices."""
     _launch(devices)
     from agave.provenance.code_digest import digest
     from agave.runtime.devices import Place

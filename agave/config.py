@@ -1,44 +1,56 @@
-"""Typed parameters: the only place with ranges and units.
+"""Typed parameters: the only place with defaults, ranges and units.
 
-params.yaml holds one complete preset (`paper`) and presets that say only what differs from it.
-`load` lays the chosen preset over `paper`, validates the result and returns it.
+params.yaml holds one complete preset (`paper`, the defaults below) and presets that say only what differs from it.
+`load` lays the chosen preset over `paper`, validates the whole file and returns the chosen preset.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from agave.errors import UserError
+from agave import presets
+from agave.config_checks import check_combinations, check_grid, test_images, train_images
+from agave.config_schema import LARGEST, block, parameter
+from agave.yaml_files import Document, quoted
 
-COMPLETE_PRESET = "paper"
+LARGEST_SEED = 2**63 - 1
+"""The largest seed that every generator and every table of results can hold."""
 
-PositiveInt = Annotated[int, Field(ge=1)]
-KLWeight = Annotated[float, Field(ge=0, le=1000, description="weight of the KL term, the paper's lambda; 0 to 1000")]
-
-
-class ConfigError(UserError):
-    """A parameter is missing, misspelt or out of range; the message names it and what is accepted."""
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Steps = Annotated[int, Field(ge=0, le=LARGEST)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Channels = Annotated[int, Field(ge=1, le=65_536)]
+Images = Annotated[int, Field(ge=2, le=LARGEST)]  # an interval over images needs two
+UpTo100 = Annotated[int, Field(ge=1, le=100)]
+UpTo8 = Annotated[int, Field(ge=1, le=8)]
+KLWeight = Annotated[float, Field(ge=0, le=1000), AfterValidator(abs)]  # -0 is 0
+PathText = Annotated[str, BeforeValidator(quoted), Field(min_length=1)]
 
 
 class Block(BaseModel):
     """A block of params.yaml. Unknown keys are errors; values cannot be changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class Photos(Block):
     """How the embedded photographs are cropped."""
 
-    train_crops: PositiveInt = Field(description="training crops")
-    test_crops: PositiveInt = Field(description="held-out crops, from photographs that give no training crop")
-    smallest_crop: int = Field(ge=8, le=400, description="side of the smallest crop, pixels of the photograph")
-    largest_crop: int = Field(ge=8, le=400, description="side of the largest crop, pixels of the photograph")
+    train_crops: Annotated[int, Field(ge=1, le=1_000_000)] = parameter(4000, "Number of training crops, from four photographs.")
+    test_crops: Annotated[int, Field(ge=2, le=1_000_000)] = parameter(500, "Number of test crops, from two other photographs.")
+    smallest_crop: int = parameter(48, "Side of the smallest crop, in pixels of the photograph.", ge=8, le=400)
+    largest_crop: int = parameter(256, "Side of the largest crop, in pixels of the photograph.", ge=8, le=400)
 
     @model_validator(mode="after")
     def _ordered(self) -> Photos:
@@ -53,27 +65,51 @@ class Photos(Block):
 class Prepare(Block):
     """Which images are modelled."""
 
-    source: Literal["cifar10", "images", "photos"] = Field(description="cifar10, images (given by path) or photos (embedded)")
-    path: str | None = Field(description="images: array file or folder; cifar10: folder with the archive; null: the default")
-    image_size: int = Field(ge=8, le=256, description="height and width of x, pixels")
-    train_images: PositiveInt | None = Field(description="use only the first so many training images; null: all")
-    test_images: PositiveInt | None = Field(
-        description="cifar10: the first so many of the test split, null: all; images: so many after those to train on, null: a sixth"
+    source: Literal["cifar10", "images", "photos"] = parameter(
+        "cifar10",
+        "Where the images come from: cifar10, images (an array file or folder given by path) or photos (crops of embedded photographs).",
+        paper="4.1",
     )
-    test_from_train: bool = Field(description="cifar10: hold out the training images that follow the first train_images")
-    seed: int = Field(ge=0, description="seed of the crops (photos)")
-    photos: Photos
+    path: PathText | None = parameter(
+        None, "Array file or folder of images (images), or folder with the CIFAR-10 archive (cifar10; null: data/)."
+    )
+    image_size: int = parameter(32, "Height and width of x in pixels.", paper="4.1", ge=8, le=256)
+    train_images: Count | None = parameter(
+        None, "Number of training images, the first ones; null: all (cifar10: 50,000). Not used by photos.", paper="4.1"
+    )
+    test_images: Images | None = parameter(
+        None,
+        "Number of test images. cifar10: the first ones of the test split; null: all 10,000. "
+        "images: those after the training images; null: a sixth of all. Not used by photos.",
+        paper="4.1",
+    )
+    test_from_train: bool = parameter(False, "Whether the training images that follow the first train_images are held out (cifar10).")
+    seed: Seed = parameter(0, "Seed of the crops (photos).")
+    photos: Photos = block(Photos, "How the embedded photographs are cropped; the crops are resized to image_size.")
 
 
 class VAEModel(Block):
     """Size of the ResNet VAE with inverse autoregressive flow (Kingma et al. 2016)."""
 
-    depth: int = Field(ge=1, le=8, description="scales of the latent variables; each further one halves the grid")
-    blocks: int = Field(ge=1, le=100, description="stochastic layers per scale")
-    hidden: int = Field(ge=1, description="feature maps of the deterministic path (h)")
-    latent: int = Field(ge=1, description="latent feature maps per stochastic layer (z)")
-    free_bits: float = Field(ge=0, description="nats of KL per latent feature map that cost nothing in the objective; 0: off")
-    published_init: bool = Field(description="initial gains (scale/std)^(1/3) as in the published code instead of scale/std")
+    depth: UpTo8 = parameter(
+        1,
+        "Number of scales of the latent variables; each further one halves the grid.",
+        open="the paper names the architecture but no size; depth 1 with 20 layers is the published checkpoint.",
+    )
+    blocks: UpTo100 = parameter(20, "Number of stochastic layers per scale.")
+    hidden: Channels = parameter(160, "Number of feature maps of the deterministic path (h).")
+    latent: Channels = parameter(32, "Number of latent feature maps per stochastic layer (z).")
+    free_bits: float = parameter(
+        0,
+        "KL per latent feature map that costs nothing in the objective, in nats; 0: off.",
+        open="not said whether free bits were kept; off, because they bound the KL from below and the paper pushes it to zero.",
+        ge=0,
+    )
+    published_init: bool = parameter(
+        False,
+        "Whether the initial gains are (scale/std)^(1/3) instead of scale/std.",
+        open="the published IAF code starts with gains (scale/std)^(1/3); we use the intended scale/std.",
+    )
 
     @model_validator(mode="after")
     def _groups(self) -> VAEModel:
@@ -85,55 +121,87 @@ class VAEModel(Block):
 class PixelCNNppModel(Block):
     """Size of PixelCNN++ (Salimans et al. 2017)."""
 
-    filters: int = Field(ge=1, description="feature maps (F)")
-    resnets: int = Field(ge=1, description="gated blocks per resolution (R)")
-    mixtures: int = Field(ge=1, le=100, description="components of the mixture of logistics (K)")
-    resolutions: int = Field(ge=1, le=8, description="resolutions; each further one halves the grid")
-    dropout: float = Field(ge=0, lt=1, description="probability of dropping an activation between the two convolutions")
-    stream_channels: PositiveInt = Field(description="feature maps of the stream made from f(z)")
+    filters: Channels = parameter(160, "Number of feature maps (F).")
+    resnets: UpTo100 = parameter(5, "Number of gated blocks per resolution (R).")
+    mixtures: UpTo100 = parameter(10, "Number of components of the mixture of logistics (K).")
+    resolutions: UpTo8 = parameter(3, "Number of resolutions (32x32, 16x16, 8x8); each further one halves the grid.")
+    dropout: float = parameter(
+        0.5,
+        "Probability of dropping an activation between the two convolutions of a block.",
+        open="the paper does not mention dropout; 0.5 is PixelCNN++'s.",
+        ge=0,
+        lt=1,
+    )
+    stream_channels: Channels = parameter(
+        160,
+        "Number of feature maps of the stream made from f(z).",
+        open="the width of the feature stream is not given; as wide as the PixelCNN.",
+    )
 
 
 class Likelihood(Block):
     """The discretized logistic of the auxiliary image."""
 
-    tails: bool = Field(description="edge colour bins absorb the tails; false: Eq. 8 as printed")
+    tails: bool = parameter(
+        True,
+        "Whether the edge colour bins of y absorb the tails of the logistic; false: Eq. 8 as printed.",
+        open="Eq. 8 as printed loses the mass outside [0, 256]; ours sums to one. false: Eq. 8 literally.",
+    )
 
 
 class Model(Block):
     """The two networks and how they are joined."""
 
-    vae: VAEModel
-    pixelcnn_pp: PixelCNNppModel
-    likelihood: Likelihood
-    upsampling: Literal["bilinear", "nearest"] = Field(description="how a low-resolution f(z) is brought to the size of x")
-    detach_features: bool = Field(description="ablation: stop the PixelCNN gradient at f(z)")
+    vae: VAEModel = block(VAEModel, "ResNet VAE with IAF; the sizes are those of the checkpoint published by Kingma et al. (2016).")
+    pixelcnn_pp: PixelCNNppModel = block(PixelCNNppModel, "PixelCNN++ as published by Salimans et al. (2017).")
+    likelihood: Likelihood = block(Likelihood, "The discretized logistic of the auxiliary image.")
+    upsampling: Literal["bilinear", "nearest"] = parameter(
+        "bilinear",
+        "How a low-resolution f(z) is brought to the size of x: bilinear or nearest.",
+        open='"an upsampled version" of a low-resolution f(z): bilinear | nearest',
+    )
+    detach_features: bool = parameter(False, "Whether the PixelCNN's gradient stops at f(z): an ablation, and another method.")
 
 
 class Compute(Block):
     """Where and in which precision the networks run."""
 
-    device: Literal["cuda", "cpu", "auto"] = Field(description="cuda: refuse to run without a GPU; auto: a GPU if there is one")
-    precision: Literal["float32", "bfloat16"] = Field(description="of the convolutions while training; likelihoods stay float32")
-    images_per_pass: PositiveInt | None = Field(
-        description="most images computed at once on a device while training, the batch being gathered over passes; null: all of its share"
+    device: Literal["cuda", "cpu", "auto"] = parameter(
+        "cuda", "Device of the networks: cuda (a training job without a GPU stops), cpu, or auto (a GPU if there is one)."
     )
-    checkpointing: bool = Field(
-        description="compute activations again in the backward pass instead of keeping them: less memory, more time"
+    precision: Literal["float32", "bfloat16"] = parameter(
+        "bfloat16",
+        "Precision of the convolutions while training; likelihoods and reported numbers are float32 or better.",
+        open="the precision is not given.",
     )
-    compile: bool = Field(description="let torch.compile fuse the networks while training; needs a C++ compiler on a CPU")
+    images_per_pass: Count | None = parameter(
+        None, "Most images computed at once on a device while training; a batch takes several passes. null: all of its share at once."
+    )
+    checkpointing: bool = parameter(
+        False, "Whether activations are computed again in the backward pass: half the memory of a training step, a third more arithmetic."
+    )
+    compile: bool = parameter(False, "Whether torch.compile fuses the networks while training; minutes to start, then faster on a GPU.")
+
+
+STEPS, EMA_DECAY = "Number of optimizer steps.", "Decay of the averaged weights per step."
+INIT_IMAGES = "Number of images of the data-dependent initialisation."
 
 
 class Training(Block):
-    """One training run."""
+    """One training run; the defaults are those of the joint training."""
 
-    steps: PositiveInt = Field(description="optimizer steps")
-    batch: PositiveInt = Field(description="images per step, over all devices")
-    learning_rate: float = Field(gt=0, le=1, description="of Adamax")
-    warmup_steps: int = Field(ge=0, description="steps over which the learning rate rises linearly from 0")
-    cooldown_steps: int = Field(ge=0, description="last steps, over which it falls linearly to 0; 0: constant")
-    ema_decay: float = Field(ge=0, lt=1, description="decay of the averaged weights, per step")
-    init_images: PositiveInt = Field(description="images of the data-dependent initialisation")
-    skip_gradient_norm: float = Field(gt=0, description="an update with a larger gradient norm (nats per image) is skipped")
+    steps: Count = parameter(100_000, STEPS, open="no training length is given; about 128 epochs of 50,000 images.")
+    batch: Count = parameter(64, "Number of images per step, over all devices.", open="no batch size is given.")
+    learning_rate: float = parameter(0.002, "Learning rate of Adamax; constant but for warm-up and cool-down.", paper="4.1", gt=0, le=1)
+    warmup_steps: Steps = parameter(
+        1000,
+        "Number of steps over which the learning rate rises linearly from 0.",
+        open="a linear start is not mentioned; without it the first steps blow up, and the first joint steps raise the PixelCNN loss.",
+    )
+    cooldown_steps: Steps = parameter(0, "Number of last steps over which the learning rate falls linearly to 0; 0: no decay.", paper="4.1")
+    ema_decay: float = parameter(0.9995, EMA_DECAY, open="weight averaging is not mentioned; 0.9995 is PixelCNN++'s.", ge=0, lt=1)
+    init_images: Images = parameter(64, INIT_IMAGES)
+    skip_gradient_norm: float = parameter(1e6, "Gradient norm above which an update is skipped and counted, in nats per image.", gt=0)
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Training:
@@ -145,31 +213,78 @@ class Training(Block):
         return self
 
 
+class VAETraining(Training):
+    """The pretraining of the VAE."""
+
+    steps: Count = parameter(200_000, STEPS, open="no training length is given; about 256 epochs of 50,000 images.")
+    ema_decay: float = parameter(0.999, EMA_DECAY, open="weight averaging is not mentioned; 0.999 is the published IAF code's.", ge=0, lt=1)
+    init_images: Images = parameter(256, INIT_IMAGES)
+
+
+class PixelCNNppTraining(Training):
+    """The pretraining of PixelCNN++."""
+
+    steps: Count = parameter(
+        400_000, STEPS, open="no training length is given; about 512 epochs of 50,000 images. PixelCNN++ took days on 8 GPUs."
+    )
+    init_images: Images = parameter(128, INIT_IMAGES)
+
+
 class Pretrain(Block):
     """The two independent pretrainings."""
 
-    vae_kl_weight: KLWeight
-    vae: Training
-    pixelcnn_pp: Training
+    vae_kl_weight: KLWeight = parameter(
+        1,
+        "Weight of the KL term while the VAE is pretrained.",
+        open="the KL weight of VAE pretraining is not given; 1 is the VAE's own bound.",
+    )
+    vae: VAETraining = block(VAETraining, "Pretraining of the VAE.")
+    pixelcnn_pp: PixelCNNppTraining = block(PixelCNNppTraining, "Pretraining of PixelCNN++.")
 
 
 class ResolutionCell(Block):
     """An auxiliary image smaller than x."""
 
-    resolution: PositiveInt = Field(description="height and width of y, pixels")
-    kl_weight: KLWeight
+    resolution: Count = parameter(..., "Height and width of y in pixels: half or a quarter of image_size.")
+    kl_weight: KLWeight = parameter(..., "Weight of the KL term (lambda).")
 
 
 class Grid(Block):
     """The trained models: one cell each."""
 
-    kl_weights: list[KLWeight] = Field(min_length=1, description="at 256 levels and full resolution")
-    table_kl_weight: KLWeight
-    levels: list[int] = Field(min_length=1, description="colour levels b of y; divisors of 256")
-    levels_kl_weight: KLWeight
-    resolutions: list[ResolutionCell]
-    without_auxiliary_kl_weight: KLWeight | None = Field(description="cell without the auxiliary loss; null: none")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="one training of every model for each")
+    kl_weights: list[KLWeight] = parameter(
+        [1, 2, 4, 8, 12],
+        "Weights of the KL term (lambda) at 256 levels and full resolution; the text names 1, 2, 8 and 12.",
+        paper="4.2",
+        open="the remaining ticks of Figures 3 and 4 cannot be read from the text; 4 is added.",
+        min_length=1,
+        max_length=40,
+    )
+    table_kl_weight: KLWeight = parameter(12, "Weight of the KL term of AGAVE in Table 1.", paper="Table 1")
+    levels: list[int] = parameter(
+        [256, 128, 64, 32, 16, 8, 4, 2],
+        "Numbers of colour levels b of y, divisors of 256; the text names 256 and 32.",
+        paper="4.2",
+        open="the other numbers of levels of Figure 5 cannot be read from the text.",
+        min_length=1,
+        max_length=8,
+    )
+    levels_kl_weight: KLWeight = parameter(8, "Weight of the KL term of Figure 5.", paper="Figure 5")
+    resolutions: list[ResolutionCell] = parameter(
+        [ResolutionCell(resolution=16, kl_weight=8), ResolutionCell(resolution=8, kl_weight=8)],
+        "Auxiliary images smaller than x, 16x16 and 8x8 pixels of 32x32, at 256 levels, each with its weight of the KL term.",
+        paper="4.2",
+        open="lambda of the low-resolution models is not given; as in Figure 5.",
+        max_length=24,
+    )
+    without_auxiliary_kl_weight: KLWeight | None = parameter(
+        1,
+        "Weight of the KL term of the model without the auxiliary loss; null: no such model.",
+        open="the degenerate case is argued in the text, not run; we run it.",
+    )
+    seeds: list[Seed] = parameter(
+        [0], "Seeds: every model is trained once for each.", open="the number of runs is not given.", min_length=1, max_length=1000
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -178,117 +293,92 @@ class Grid(Block):
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:
-        for levels in self.levels:
-            if levels < 2 or 256 % levels:
-                raise ValueError(f"levels {levels} does not divide 256; accepted: 2, 4, 8, 16, 32, 64, 128, 256")
-        weights = [*self.kl_weights, self.levels_kl_weight, *(cell.kl_weight for cell in self.resolutions)]
-        for weight in [*weights, self.without_auxiliary_kl_weight or 0.0]:
-            if weight != round(weight, 6):
-                raise ValueError(f"KL weight {weight!r}; accepted: at most six decimals")
-        for name in ("kl_weights", "levels", "seeds", "resolutions"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} {values} names a value twice; accepted: distinct values")
-        if self.table_kl_weight not in self.kl_weights:
-            raise ValueError(f"table_kl_weight {self.table_kl_weight:g} is not in kl_weights; accepted: one of {self.kl_weights}")
+        check_grid(self)
         return self
 
 
 class Evaluate(Block):
     """The bounds that are reported."""
 
-    batch: PositiveInt = Field(description="images (or image samples) per forward pass, at most; does not change the result")
-    iwae_samples: PositiveInt = Field(description="K of the importance-sampled bound (IWAE)")
-    iwae_images: PositiveInt | None = Field(description="the first so many test images for IWAE; null: all")
-    seed: int = Field(ge=0, description="of the noise, keyed by image and sample")
+    batch: Count = parameter(
+        100, "Number of image samples per forward pass, at most; fewer where memory is short. It does not change the result."
+    )
+    iwae_samples: Count = parameter(150, "Number of samples K of the importance-sampled bound (IWAE).", paper="4.2")
+    iwae_images: Images | None = parameter(
+        None, "Number of test images of the importance-sampled bound, the first ones; null: all.", paper="Table 1"
+    )
+    seed: Seed = parameter(0, "Seed of the noise, keyed by image and sample.")
 
 
 class Sample(Block):
     """The images that are drawn for the figures."""
 
-    images: PositiveInt = Field(description="test images reconstructed, and samples drawn, per cell")
-    batch: PositiveInt = Field(description="images sampled at once; does not change the result")
-    seed: int = Field(ge=0, description="of the noise, shared by all cells")
-    round_pixels: bool = Field(description="feed each pixel back rounded to 8 bits (exact); false: unrounded, as published")
-    temperature: float = Field(gt=0, le=10, description="of the mixture: 1 is the law of the model, below it likelier pixels")
-    completion_rows: PositiveInt = Field(description="first rows of the test images that are given and completed")
+    images: Images = parameter(64, "Number of test images reconstructed, and of samples drawn, per cell.")
+    batch: Count = parameter(64, "Number of images sampled at once. It does not change the result.")
+    seed: Seed = parameter(0, "Seed of the noise, shared by all cells: same test images, same noise.")
+    round_pixels: bool = parameter(
+        True,
+        "Whether each pixel is fed back rounded to 8 bits.",
+        open="the published sampler feeds unrounded values back; ours samples the exact discrete law.",
+    )
+    temperature: float = parameter(
+        1, "Temperature of the mixture of logistics: 1 is the law of the model, below it pixels are likelier.", gt=0, le=10
+    )
+    completion_rows: Count = parameter(16, "Number of first rows of the test images that are given and completed (figure completions).")
 
 
 class Figures(Block):
     """How the figures look."""
 
-    columns: PositiveInt = Field(description="images per row")
-    dpi: int = Field(ge=50, le=1200, description="of the PNG files")
+    columns: UpTo100 = parameter(8, "Number of images per row.")
+    dpi: int = parameter(200, "Resolution of the PNG files in pixels per inch.", ge=50, le=1200)
 
 
 class Params(Block):
-    """All parameters of one preset."""
+    """All parameters of one preset; the defaults are those of the preset `paper`."""
 
-    prepare: Prepare
-    model: Model
-    compute: Compute
-    pretrain: Pretrain
-    grid: Grid
-    joint: Training
-    evaluate: Evaluate
-    sample: Sample
-    figures: Figures
+    prepare: Prepare = block(Prepare, "Which images are modelled.")
+    model: Model = block(Model, "The two networks and how they are joined.")
+    compute: Compute = block(Compute, "Where and in which precision the networks run.")
+    pretrain: Pretrain = block(Pretrain, "VAE and PixelCNN++ are trained independently, in parallel.", paper="4.1")
+    grid: Grid = block(Grid, "The trained models, one a cell.")
+    joint: Training = block(Training, "Both networks are trained with all losses, from the two pretrained ones.", paper="4.1")
+    evaluate: Evaluate = block(Evaluate, "The bounds that are reported.")
+    sample: Sample = block(Sample, "The images that are drawn for the figures.")
+    figures: Figures = block(Figures, "How the figures look.")
+
+    @property
+    def train_images(self) -> int | None:
+        """Return the number of training images, as far as the parameters say."""
+        return train_images(self.prepare)
 
     @property
     def test_images(self) -> int | None:
-        """The number of test images, as far as the parameters say."""
-        if self.prepare.source == "photos":
-            return self.prepare.photos.test_crops
-        whole = self.prepare.source == "cifar10" and not self.prepare.test_from_train
-        return self.prepare.test_images or (10_000 if whole else None)
+        """Return the number of test images, as far as the parameters say."""
+        return test_images(self.prepare)
 
     @property
     def iwae_images(self) -> int | None:
-        """The number of images of the importance-sampled bound, as far as the parameters say."""
+        """Return the number of images of the importance-sampled bound, as far as the parameters say."""
         return self.evaluate.iwae_images or self.test_images
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> Params:
-        size = self.prepare.image_size
-        for name, divisor in (
-            ("model.pixelcnn_pp.resolutions", 2 ** (self.model.pixelcnn_pp.resolutions - 1)),
-            ("model.vae.depth", 2**self.model.vae.depth),
-        ):
-            if size % divisor:
-                raise ValueError(
-                    f"prepare.image_size {size} is not divisible by {divisor}, which {name} needs; accepted: multiples of {divisor}"
-                )
-        if self.prepare.source == "cifar10" and size != 32:
-            raise ValueError(f"prepare.image_size {size}: the images of cifar10 have 32 pixels; accepted: 32")
-        tests = self.test_images
-        for name, count in (("sample.images", self.sample.images), ("evaluate.iwae_images", self.evaluate.iwae_images)):
-            if tests is not None and count is not None and count > tests:
-                raise ValueError(f"{name} {count} is more than there are test images; accepted: at most {tests}")
-        if self.sample.completion_rows >= size:
-            raise ValueError(f"sample.completion_rows {self.sample.completion_rows}; accepted: 1 to {size - 1}, below image_size")
-        accepted = [size // 2, size // 4]
-        for cell in self.grid.resolutions:
-            if cell.resolution not in accepted:
-                raise ValueError(
-                    f"grid.resolutions: resolution {cell.resolution} is no half or quarter of prepare.image_size {size}; "
-                    f"accepted: {accepted[0]}, {accepted[1]}"
-                )
+    def _fit_together(self) -> Params:
+        check_combinations(self)
         return self
 
 
-def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `difference` over `base`, block by block; lists and values are replaced whole."""
-    merged = dict(base)
-    for key, value in difference.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
+def read(path: str | Path = "params.yaml") -> Document:
+    """Read a params.yaml without resolving it.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML, or holds something else than presets.
+    """
+    return presets.read(path)
 
 
 def resolve(document: Mapping[str, Any], preset: str | None = None, name: str = "params.yaml") -> Params:
-    """Validate one preset of an already read params.yaml.
+    """Validate an already read params.yaml, all of it, and return one preset.
 
     Args:
         document: the whole file: `preset`, `paper` and the other presets.
@@ -296,18 +386,9 @@ def resolve(document: Mapping[str, Any], preset: str | None = None, name: str = 
         name: of the file, for messages.
 
     Raises:
-        ConfigError: a preset is missing, or a key or value of it is not accepted.
+        ConfigError: a preset is missing, or a key or value of the file is not accepted; one line for each.
     """
-    presets = [key for key, value in document.items() if isinstance(value, Mapping)]
-    if COMPLETE_PRESET not in presets:
-        raise ConfigError(f"{name}: the preset '{COMPLETE_PRESET}', on which the others build, is missing")
-    preset = str(document.get("preset") if preset is None else preset)
-    if preset not in presets:
-        raise ConfigError(f"{name}: there is no preset '{preset}'; accepted: {', '.join(presets)}")
-    try:
-        return Params.model_validate(merge(document[COMPLETE_PRESET], document[preset]))
-    except ValidationError as error:
-        raise ConfigError("\n".join(_messages(error, document, preset, name))) from None
+    return presets.resolve(Params, document, preset, name)
 
 
 def load(path: str | Path = "params.yaml", preset: str | None = None) -> Params:
@@ -318,117 +399,6 @@ def load(path: str | Path = "params.yaml", preset: str | None = None) -> Params:
         preset: which preset; None takes the one that the file names.
 
     Raises:
-        ConfigError: the file is missing or no YAML mapping, or a key or value is not accepted.
+        ConfigError: the file cannot be read, is no YAML mapping, or a key or value of it is not accepted; one line for each.
     """
     return resolve(read(path), preset, str(path))
-
-
-def read(path: str | Path) -> dict[str, Any]:
-    """Read a params.yaml without resolving it.
-
-    Raises:
-        ConfigError: the file is missing or no YAML mapping.
-    """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); accepted: a YAML file of presets") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: holds no mapping; accepted: a YAML file of presets")
-    return document
-
-
-def flatten(block: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All leaves of a nested mapping as (dotted name, value)."""
-    for key, value in block.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value
-
-
-def origins(document: Mapping[str, Any], preset: str) -> dict[str, str]:
-    """Which preset set each value: {dotted name: preset}."""
-    names = {key: COMPLETE_PRESET for key, _ in flatten(document[COMPLETE_PRESET])}
-    return names | {key: preset for key, _ in flatten(document[preset])}
-
-
-def _holds(block: Any, keys: tuple[Any, ...]) -> bool:
-    """Whether a preset itself sets the value at these keys, or something on the way to it."""
-    for key in keys:
-        if not isinstance(block, Mapping):
-            return True
-        if key not in block:
-            return False
-        block = block[key]
-    return True
-
-
-def _messages(error: ValidationError, document: Mapping[str, Any], preset: str, name: str) -> Iterator[str]:
-    for detail in error.errors():
-        keys = [str(part) for part in detail["loc"]]
-        key = ".".join(keys)
-        source = preset if _holds(document[preset], detail["loc"]) else COMPLETE_PRESET
-        if detail["type"] == "extra_forbidden":
-            parent: Any = Params
-            for part in keys[:-1]:
-                field = parent.model_fields.get(part)
-                parent = field.annotation if field is not None else None
-                if not (isinstance(parent, type) and issubclass(parent, BaseModel)):
-                    break
-            else:
-                yield f"{name}: {source}.{key}: unknown key; accepted: {', '.join(parent.model_fields)}"
-                continue
-            yield f"{name}: {source}.{key}: unknown key"
-        elif detail["type"] == "missing":
-            yield f"{name}: {COMPLETE_PRESET}.{key}: missing; the preset '{COMPLETE_PRESET}' must be complete"
-        else:
-            where = f"{source}.{key}" if key else source
-            message = detail["msg"].removeprefix("Value error, ")
-            value = "" if isinstance(detail["input"], (dict, BaseModel)) or detail["type"] == "value_error" else f"{detail['input']!r}: "
-            yield f"{name}: {where}: {value}{message}"
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON schema of params.yaml, used by Snakemake: `paper` complete, every other preset a part of it."""
-    full = Params.model_json_schema()
-    definitions = full.pop("$defs")
-
-    def partial(schema: Any) -> Any:
-        if isinstance(schema, dict):
-            part = {key: partial(value) for key, value in schema.items() if key != "required"}
-            if isinstance(part.get("$ref"), str):
-                part["$ref"] = part["$ref"].replace("#/$defs/", "#/$defs/Partial")
-            return part
-        return [partial(item) for item in schema] if isinstance(schema, list) else schema
-
-    whole_items = {"ResolutionCell"}  # items of lists are replaced whole, so they stay complete
-    partials = {f"Partial{key}": definitions[key] if key in whole_items else partial(value) for key, value in definitions.items()}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "params.yaml",
-        "description": "Generated from agave/config.py by `agave config --schema`.",
-        "type": "object",
-        "properties": {
-            "preset": {"type": "string", "description": "the preset that runs"},
-            "images": {"type": ["string", "null"], "description": "given on the command line: path for the source 'images'"},
-            "tflops": {
-                "type": ["number", "null"],
-                "exclusiveMinimum": 0,
-                "description": "given on the command line: sustained TFLOP/s of a device, for the time that jobs ask for",
-            },
-            COMPLETE_PRESET: full,
-        },
-        "required": ["preset", COMPLETE_PRESET],
-        "additionalProperties": partial({k: v for k, v in full.items() if k != "title"}),
-        "$defs": definitions | partials,
-    }
-
-
-def schema_text() -> str:
-    """The schema as it is committed in workflow/schemas/params.schema.json."""
-    return json.dumps(json_schema(), indent=2) + "\n"

@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from agave.cli import main
+from agave.errors import UserError
 
 STEPS = [
     "config",
@@ -20,6 +21,9 @@ STEPS = [
     "joint",
     "trainings",
     "evaluate",
+    "evaluate bound",
+    "evaluate iwae",
+    "evaluate gather",
     "sample",
     "tables",
     "figure",
@@ -29,6 +33,12 @@ STEPS = [
     "crate",
     "prune",
     "digest",
+    "models",
+    "plan",
+    "summary",
+    "report",
+    "import-weights",
+    "export-weights",
 ]
 CELL = "kl_weight~2-levels~256-resolution~16"
 
@@ -56,13 +66,83 @@ def prepared(tmp_path_factory, root):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_help(run, step):
-    result = run(step, "--help")
+    result = run(*step.split(), "--help")
     assert result.exit_code == 0 and "Usage: main " + step in result.output
 
 
+def commands(group, path=()):
+    for name, command in group.commands.items():
+        yield from commands(command, (*path, name)) if hasattr(command, "commands") else [((*path, name), command)]
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands(main)), ids=lambda value: "-".join(value) if isinstance(value, tuple) else "")
+def test_the_help_of_every_option_is_a_sentence(path, command):
+    assert command.help.partition("\n")[0].rstrip(".")[0].isupper()
+    for option in command.params:
+        if option.param_type_name == "option" and option.name != "help":
+            sentence = option.help.partition("; also $")[0]
+            assert sentence[0].isupper() and option.help.endswith("."), (path, option.name)
+            told = "(default: " in option.help or "needed for" in option.help
+            stated = option.required or option.is_flag or option.default is not None or told
+            assert stated, (path, option.name)
+
+
 def test_help_imports_no_torch_and_is_quick(root):
-    code = "import sys, agave.cli; assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, agave.cli; assert not {'torch', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+def test_systems_are_listed_with_their_sizes_and_without_torch(root):
+    code = "import sys; from agave.cli import main; main(['models', '--preset', 'paper'], standalone_mode=False)\n"
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True)
+    rows = [line.split()[:3] for line in done.stdout.splitlines()]
+    assert rows[1:] == [["agave", "elbo", "106,845,329"], ["vae_iaf", "elbo", "41,557,929"], ["pixelcnn_pp", "exact", "53,659,080"]]
+
+
+def test_the_systems_that_are_listed_are_those_that_can_be_made():
+    from agave.models import SYSTEMS as CLASSES
+    from agave.planning.systems import SYSTEMS
+
+    assert {name: system.bound for name, system in SYSTEMS.items()} == {name: CLASSES[name].bound for name in CLASSES}
+
+
+def test_a_terminal_without_the_characters_is_no_error(root):
+    """As in a locale of one byte a character; λ is in the claims."""
+    code = "import click; from agave.cli import main; main.command('say')(lambda: click.echo('λ')); main(['say'])"
+    environment = os.environ | {"PYTHONIOENCODING": "iso-8859-1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\\u03bb\n"), done.stderr
+
+
+def test_variables_of_another_launcher_do_not_count(prepared, tmp_path, root):
+    environment = os.environ | {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    command = [sys.executable, "-m", "agave.cli", *pretrain(prepared, tmp_path, "pixelcnn_pp")]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pixelcnn_pp/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "results/x"), "error: results/x: Permission denied"),
+        (
+            MemoryError("Unable to allocate 3. TiB"),
+            "error: say: not enough memory (Unable to allocate 3. TiB); accepted: fewer",
+        ),
+        (RuntimeError("CUDA out of memory. Tried"), "error: say: not enough memory (CUDA out of memory. Tried); accepted"),
+        (UserError("one\ntwo"), "error: one\nerror: two\n"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error, message):
+    from agave.cli_options import Command
+
+    def fail():
+        raise error
+
+    done = CliRunner().invoke(Command("say", callback=fail))
+    assert done.exit_code == 1 and done.output.startswith(message)
 
 
 def test_config_prints_values_and_origins(run):
@@ -96,10 +176,13 @@ def test_dry_run_prints_the_resolved_options_and_writes_nothing(run, arguments, 
         (["joint", "kl_weight~2", "--data", "d", "--output", "o"], "is no cell name; accepted"),
         (["joint", CELL, "--preset", "tiny", "--data", "d", "--output", "o"], "needs pretrained weights; give --vae FILE"),
         (["pretrain", "gan", "--data", "d", "--output", "o"], "'gan' is not one of 'vae', 'pixelcnn_pp'"),
-        (["pretrain", "vae", "--preset", "tiny", "--seed", "-1", "--data", "d", "--output", "o"], "-1 is not in the range x>=0"),
+        (
+            ["pretrain", "vae", "--preset", "tiny", "--seed", "-1", "--data", "d", "--output", "o"],
+            "-1 is not in the range 0<=x<=",
+        ),
         (["pretrain", "vae", "--preset", "tiny", "--data", "absent", "--output", "o"], "absent"),
         (["sample", CELL, "--preset", "tiny", "--data", "d", "--output", "o", "--model", "absent"], "'absent' does not exist"),
-        (["evaluate", "pixelcnn_pp", "--iwae", "--preset=tiny", "--data=d", "--output=o", "--model=README.md"], "no latent variables"),
+        (["evaluate", "iwae", "pixelcnn_pp", "--preset=tiny", "--data=d", "--output=o", "--model=README.md"], "no latent variables"),
         (["figure", "9", "--preset", "tiny", "--results", "r"], "9"),
         (["digest", "train"], "there is no step 'train'; accepted: prepare"),
     ],
@@ -143,7 +226,7 @@ def trained(prepared, tmp_path_factory, root):
 def test_steps_in_order_write_what_the_next_one_reads(run, prepared, trained, tmp_path):
     assert {p.name for p in (trained / "joint").iterdir()} == {"model.safetensors", "raw.safetensors", "history.csv", "run.json"}
     common = [CELL, "--preset", "tiny", "--data", prepared, "--model", trained / "joint" / "model.safetensors", "--output", tmp_path]
-    for arguments in (["evaluate", *common], ["evaluate", "--iwae", *common], ["sample", *common]):
+    for arguments in (["evaluate", "bound", *common], ["evaluate", "iwae", *common], ["sample", *common]):
         result = run(*arguments)
         assert result.exit_code == 0, result.output
     import numpy as np
@@ -200,17 +283,17 @@ def test_same_seed_same_bytes(prepared, trained, tmp_path, run):
 def test_models_of_another_kind_are_refused(run, prepared, trained, tmp_path):
     other = CELL.replace("~2-", "~8-")
     common = ["--preset", "tiny", "--data", prepared, "--output", tmp_path / "o"]
-    result = run("evaluate", other, "--model", trained / "joint" / "model.safetensors", *common)
+    result = run("evaluate", "bound", other, "--model", trained / "joint" / "model.safetensors", *common)
     assert result.exit_code == 1 and f"holds the model of cell {CELL}; accepted: {other}" in result.output
     truncated = tmp_path / "truncated.safetensors"
     truncated.write_bytes((trained / "joint" / "model.safetensors").read_bytes()[:-100])
-    result = run("evaluate", CELL, "--model", truncated, *common)
+    result = run("evaluate", "bound", CELL, "--model", truncated, *common)
     assert result.exit_code == 1 and "truncated or no safetensors file" in result.output
     swapped = ["--vae", trained / "pixelcnn_pp" / "model.safetensors", "--pixelcnn-pp", trained / "vae" / "model.safetensors"]
     result = run("joint", CELL, *common, "--state-dir", tmp_path / "w", *swapped)
     assert result.exit_code == 1 and "weights of another architecture" in result.output
     low = CELL.replace("resolution~16", "resolution~8")
-    pair = [f"--{part}={trained / part / 'model.safetensors'}" for part in ("vae", "pixelcnn_pp")]
+    pair = [f"--{part.replace('_', '-')}={trained / part / 'model.safetensors'}" for part in ("vae", "pixelcnn_pp")]
     result = run("joint", low, *common, "--state-dir", tmp_path / "w", *pair)
     assert result.exit_code == 1 and "a VAE for y of 16 pixels; accepted: 8 pixels" in result.output
     assert not (tmp_path / "o").exists()

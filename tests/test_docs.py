@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from agave import config, figures, results, tables
+from agave import config, figures, presets, results, tables
 from agave.provenance import code_digest
 from agave.steps import records, trainings
 
@@ -37,7 +37,7 @@ def test_deviations_are_the_tags_of_the_code():
 
 def test_every_parameter_is_in_the_reference(root):
     text = (root / "docs/configuration.md").read_text()
-    keys = [key for key, _ in config.flatten(config.load(root / "params.yaml", "paper").model_dump())]
+    keys = [key for key, _ in presets.flatten(config.load(root / "params.yaml", "paper").model_dump())]
     sections = re.split(r"^##+ ", text, flags=re.MULTILINE)
     for key in keys:
         block, _, name = key.rpartition(".")

@@ -161,23 +161,24 @@ def test_twice_the_batch_takes_twice_the_memory_of_a_row(params):
 def run(root, monkeypatch, prepared, weights, tmp_path):
     monkeypatch.chdir(root)
 
-    def invoke(*arguments, model=weights):
-        common = ["--preset", "tiny", "--data", prepared, "--model", model, "--output", tmp_path / "o", "--state-dir", tmp_path / "w"]
-        return CliRunner().invoke(main, [str(argument) for argument in ("evaluate", CELL, *common, *arguments)])
+    def invoke(command, *arguments, model=weights):
+        common = ["--preset", "tiny", "--data", prepared, "--model", model, "--output", tmp_path / "o"]
+        state = ["--state-dir", tmp_path / "w"] if command == "iwae" else []
+        return CliRunner().invoke(main, [str(argument) for argument in ("evaluate", command, CELL, *arguments, *common, *state)])
 
     return invoke
 
 
 def test_gathered_shards_are_the_whole(run, tmp_path):
-    assert run("--iwae").exit_code == 0
+    assert run("iwae").exit_code == 0
     names = ("iwae.csv", "growth.csv", "iwae.npz")
     whole = [(tmp_path / "o" / name).read_bytes() for name in names]
     for name in names:
         (tmp_path / "o" / name).unlink()
     for shard in ("1-of-3", "2-of-3", "3-of-3"):
-        result = run("--iwae", "--shard", shard)
+        result = run("iwae", "--shard", shard)
         assert result.exit_code == 0, result.output
-    result = run("--iwae", "--gather", 3)
+    result = run("gather", 3)
     assert result.exit_code == 0, result.output
     assert [(tmp_path / "o" / name).read_bytes() for name in names] == whole
     for name in names[:2]:
@@ -190,24 +191,25 @@ def test_gathered_shards_are_the_whole(run, tmp_path):
         ({"first": np.array(0)}, "not images 1 to 1"),
     ):
         np.savez(path, **arrays | changed)
-        result = run("--iwae", "--gather", 3)
+        result = run("gather", 3)
         assert result.exit_code == 1 and message in result.output
     path.write_bytes(path.read_bytes()[:100])
-    assert "not a whole .npz file" in run("--iwae", "--gather", 3).output
+    assert "not a whole .npz file" in run("gather", 3).output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--iwae", "--shard", "1-of-5"], "5 shards for 4 images; accepted: 1 to 4"),
-        (["--iwae", "--gather", "5"], "5 shards for 4 images; accepted: 1 to 4"),
-        (["--iwae", "--shard", "5-of-4"], "shard '5-of-4'; accepted: NUMBER-of-COUNT"),
-        (["--iwae", "--shard", "1/4"], "shard '1/4'; accepted: NUMBER-of-COUNT"),
-        (["--iwae", "--gather", "2"], "iwae-1-of-2.npz: there is no such file"),
-        (["--shard", "1-of-2"], "--shard and --gather: accepted with --iwae"),
-        (["--iwae", "--memory", "1"], "memory 1 MiB: one image at a time needs about"),
-        (["--memory", "1"], "memory 1 MiB: one image at a time needs about"),
-        (["--memory", "0"], "0 is not in the range x>=1"),
+        (["iwae", "--shard", "1-of-5"], "5 shards for 4 images; accepted: 1 to 4"),
+        (["gather", "5"], "5 shards for 4 images; accepted: 1 to 4"),
+        (["iwae", "--shard", "5-of-4"], "shard '5-of-4'; accepted: NUMBER-of-COUNT"),
+        (["iwae", "--shard", "1/4"], "shard '1/4'; accepted: NUMBER-of-COUNT"),
+        (["gather", "2"], "iwae-1-of-2.npz: there is no such file"),
+        (["bound", "--shard", "1-of-2"], "No such option '--shard'"),
+        (["gather", "0"], "0 is not in the range x>=1"),
+        (["iwae", "--memory", "1"], "memory 1 MiB: one image at a time needs about"),
+        (["bound", "--memory", "1"], "memory 1 MiB: one image at a time needs about"),
+        (["bound", "--memory", "0"], "0 is not in the range x>=1"),
     ],
 )
 def test_bad_input_is_named_before_any_work(run, tmp_path, arguments, message):
@@ -224,7 +226,7 @@ def test_wrong_checkpoints_are_refused(run, params, weights, images, tmp_path):
     write_tensors(other, state, describe_model(grid.parse(CELL, 16), params))
     truncated.write_bytes(weights.read_bytes()[:-100])
     for model, message in ((other, "weights of another architecture"), (truncated, "truncated or no safetensors file")):
-        for arguments in ([], ["--iwae"]):
+        for arguments in (["bound"], ["iwae"]):
             result = run(*arguments, model=model)
             assert result.exit_code == 1 and message in result.output
     assert not (tmp_path / "o").exists() and not (tmp_path / "w").exists()

@@ -45,7 +45,13 @@ def data(params, tmp_path_factory):
 def _train(params, data, folder, rank, size, port, file_limit):
     """One process of a training; exit code 1 with the message on stderr if it stops."""
     if size > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "TORCHELASTIC_RUN_ID": "test",
+            "MASTER_ADDR": "127.0.0.1",
+        }
         os.environ["MASTER_PORT"] = str(port)
     with (folder / f"log{rank}").open("w") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())

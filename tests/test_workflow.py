@@ -15,8 +15,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from agave import config, figures, grid
+from agave import config, config_schema, figures, grid, presets
+from agave.cli import main
 from agave.provenance import code_digest
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +151,7 @@ GRID = expected("tiny")["joint_cell"]
             | DRAWN,
         ),
         ("params.yaml", "dpi: 200", "dpi: 100", FIGURES),
-        ("agave/model.py", '"""', '"""Another word. ', {}),
+        ("agave/models/agave.py", '"""', '"""Another word. ', {}),
         ("agave/figures/style.py", "WIDTH = ", "WIDTH = 1 + ", FIGURES),
     ],
 )
@@ -171,9 +173,18 @@ def test_the_report_needs_finished_results_and_nothing_else(finished: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "option", "message"),
     [
-        ("kl_weights: [2, 8]", "kl_weights: [-2, 8]", "preset=tiny", "tiny.grid.kl_weights.0: -2"),
+        ("kl_weights: [2, 8]", "kl_weights: [-2, 8]", "preset=tiny", "tiny.grid.kl_weights.0: -2; accepted: a number from 0 to 1000"),
         ("iwae_samples: 2", "iwae_sample: 2", "preset=tiny", "tiny.evaluate.iwae_sample: unknown key; accepted: batch, iwae_samples"),
         ("levels: [256, 32]", "levels: [256, 33]", "preset=demo", "tiny.grid: levels 33 does not divide 256; accepted: 2, 4"),
+        ("joint: {steps: 10,", "joint: {steps: '10',", "preset=tiny", "tiny.joint.steps: '10' is text; accepted: an integer of at least 1"),
+        ("joint: {steps: 10,", "joint: {steps: 10, steps: 9,", "preset=demo", "tiny.joint.steps: the key stands in line"),
+        ("learning_rate: 0.007,", "learning_rate: 7e-3,", "preset=tiny", "7e-3 is text in YAML 1.1 and a number in YAML 1.2, write 7.0e-3"),
+        ("tiny:", "on:", "preset=demo", "a key that is no text: on is a truth value"),
+        ("tiny:", "images:", "preset=demo", "images: an option of the command line has this name"),
+        ("tiny:", "tiny: [", "preset=demo", "no valid YAML"),
+        ("image_size: 16", "image_size: 10", "preset=demo", "image_size 10 is not divisible by 4, which the claims need"),
+        ("", "", "images=5", "--config images=5: no text; accepted"),
+        ("", "", "tflops=true", "--config tflops=True; accepted: a positive number"),
         ("", "", "preset=huge", "there is no preset 'huge'; accepted: paper, study, demo, tiny"),
         ("", "", "images=absent.npz", "images absent.npz: there is no such file or folder; accepted: an .npz"),
         ("", "", "presets=demo", "--config presets=...: not accepted; accepted: preset=NAME"),
@@ -181,19 +192,36 @@ def test_the_report_needs_finished_results_and_nothing_else(finished: Path) -> N
 )
 def test_a_wrong_parameter_is_one_message_and_nothing_is_written(tmp_path: Path, old: str, new: str, option: str, message: str) -> None:
     params = check_out(tmp_path) / "params.yaml"
-    params.write_text(params.read_text().replace(old, new) if old else params.read_text())
+    text = params.read_text()
+    place = text.rindex(old)
+    params.write_text(text[:place] + new + text[place + len(old) :])
     done = snakemake(tmp_path, "all", "--cores", "1", "--config", option)
     assert done.returncode == 1
-    lines = [line for line in done.stdout.splitlines() if not line.startswith("Config file params.yaml is extended")]
+    lines = done.stdout.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+    if old:  # the command line says the same
+        told = CliRunner().invoke(main, ["config", "--params", str(params), "--preset", "demo"])
+        assert told.exit_code == 1 and told.output.replace(str(params), "params.yaml").splitlines() == lines
     assert not (tmp_path / "results").exists()
+
+
+def test_a_checkout_may_lie_in_a_folder_of_any_name_but_with_a_colon(tmp_path: Path) -> None:
+    odd = tmp_path / "{a} $b 'c'"
+    odd.mkdir()
+    done = snakemake(check_out(odd), "prepare", "--cores", "1", "--config", "preset=tiny")
+    assert done.returncode == 0 and (odd / "results/tiny/prepare/manifest.json").exists(), done.stdout
+    colon = tmp_path / "a:b"
+    colon.mkdir()
+    shutil.copy(ROOT / "Makefile", colon)
+    made = subprocess.run(["make", "demo"], cwd=colon, capture_output=True, text=True)
+    assert made.returncode != 0 and "has a colon in its path" in made.stderr and made.stderr.count("\n") == 1
 
 
 def test_schema_is_the_one_that_the_parameters_generate() -> None:
     committed = (ROOT / "workflow/schemas/params.schema.json").read_text()
-    assert committed == config.schema_text(), "write it anew with: make schema"
+    assert committed == config_schema.schema_text(config.Params, presets.COMPLETE), "write it anew with: make schema"
 
 
 def edited(document: dict[str, Any], preset: str, key: str, value: object) -> dict[str, Any]:
@@ -224,12 +252,12 @@ def edited(document: dict[str, Any], preset: str, key: str, value: object) -> di
 )
 def test_schema_and_parameters_give_the_same_verdict(preset: str, key: str, value: object, accepted: bool) -> None:
     document = edited(config.read(ROOT / "params.yaml"), preset, key, value)
-    validator = jsonschema.Draft202012Validator(config.json_schema())
+    validator = jsonschema.Draft202012Validator(config_schema.json_schema(config.Params, presets.COMPLETE))
     assert validator.is_valid(document) is accepted
     if accepted:
         config.resolve(document, preset)
     else:
-        with pytest.raises(config.ConfigError):
+        with pytest.raises(presets.ConfigError):
             config.resolve(document, preset)
 
 

@@ -168,7 +168,7 @@ def gather_shards(folder: Path, count: int, images: int, identity: str) -> dict[
         arrays = read_array_file(path)
         if set(arrays) != {"iwae", "elbo", "growth", "first", "identity"} or str(arrays["identity"]) != identity:
             raise UserError(
-                f"{path}: a shard of another model or evaluation; make it again with: agave evaluate --shard {number}-of-{count}"
+                f"{path}: a shard of another model or evaluation; make it again with: agave evaluate iwae --shard {number}-of-{count}"
             )
         if int(arrays["first"]) != wanted.start or any(len(arrays[name]) != len(wanted) for name in ("iwae", "elbo", "growth")):
             raise UserError(f"{path}: not images {wanted.start} to {wanted.stop - 1}, as shard {number} of {count} of {images} images is")

@@ -90,7 +90,7 @@ def choose_device(compute: Compute, override: str | None = None) -> torch.device
         )
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", int(_of_torchrun("LOCAL_RANK", "0")))
 
 
 def set_up(compute: Compute, device: str | None, threads: int | None) -> torch.device:
@@ -106,10 +106,15 @@ def set_up(compute: Compute, device: str | None, threads: int | None) -> torch.d
     return chosen
 
 
+def _of_torchrun(variable: str, alone: str) -> str:
+    """Return a variable that torchrun sets; one that was inherited from another launcher does not count."""
+    return os.environ.get(variable, alone) if "TORCHELASTIC_RUN_ID" in os.environ else alone
+
+
 @contextmanager
 def group_of(device: torch.device) -> Iterator[Group]:
-    """Connect the processes that torchrun started together with this one, while active."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """Connect the processes that torchrun started together with this one while active; without torchrun it is one alone."""
+    size = int(_of_torchrun("WORLD_SIZE", "1"))
     if size == 1:
         yield Group()
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agave.config import Params
+from agave.config import Params, Training
 from agave.grid import Cell
 from agave.runtime.devices import Place
 from agave.training.job import TrainingJob
@@ -29,6 +29,7 @@ def run(params: Params, part: str, resolution: int, seed: int, data: Path, outpu
     # PAPER: which pretrained VAE a joint model starts from is not given; one per resolution of y, at 256 levels and one KL
     # weight, serves all KL weights and colour levels, so that cells differ in their joint objective alone.
     # PAPER: what conditions the PixelCNN while it is pretrained is not given; nothing does, its feature stream is added after.
+    training: Training
     if part == "vae":
         cell, training = Cell("vae", kl_weight=params.pretrain.vae_kl_weight, resolution=resolution), params.pretrain.vae
     else:

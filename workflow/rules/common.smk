@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-from agave import config as parameters, figures, grid
+from agave import config as parameters, figures, grid, presets
 from agave.data import listing
 from agave.errors import UserError
 from agave.planning import plan
@@ -19,47 +19,61 @@ SOURCES = {step: code_digest.digest(step) for step in code_digest.ENTRY_MODULES}
 
 
 def checked_parameters():
-    """The parameters of the chosen preset and the throughput that is assumed; the other presets and --config are checked too.
+    """The parameters of the chosen preset, the user's image file, and the throughput that is assumed.
+
+    Params.yaml is read and checked as `agave config` does it, before Snakemake reads the file; --config is checked as well.
 
     Raises:
-        SystemExit: a parameter is wrong; the one line printed names it and what is accepted.
+        SystemExit: a parameter is wrong; each line printed names one and what is accepted.
     """
     try:
-        own = {key: value for key, value in config.items() if key not in ("preset", "images", "tflops")}
         document = parameters.read("params.yaml")
-        changed = [key for key in own if own[key] != document.get(key)]
-        if changed:
-            raise parameters.ConfigError(
-                f"--config {changed[0]}=...: not accepted; accepted: preset=NAME, images=PATH and tflops=T. Everything else is set in params.yaml"
+        for key in config:
+            if key not in presets.OPTIONS and config[key] != document.get(key):
+                raise presets.ConfigError(
+                    f"--config {key}=...: not accepted; accepted: preset=NAME, images=PATH and tflops=T. Everything else is set in params.yaml"
+                )
+        chosen = parameters.resolve(document, None if config.get("preset") is None else str(config["preset"]))
+        images, tflops = config.get("images"), config.get("tflops")
+        if images is not None and not isinstance(images, str):
+            raise presets.ConfigError(f"--config images={images}: no text; accepted: an .npz or .npy file, or a folder of images")
+        path = images or (chosen.prepare.path if chosen.prepare.source == "images" else None)
+        if chosen.prepare.source == "images" and not path:
+            raise presets.ConfigError(
+                "prepare.path is not set; accepted for the source images: an .npz or .npy file or a folder of image files"
             )
-        chosen = parameters.resolve(config)
-        path = config.get("images") or (chosen.prepare.path if chosen.prepare.source == "images" else None)
         if path and not os.path.exists(path):
-            raise parameters.ConfigError(
+            raise presets.ConfigError(
                 f"images {path}: there is no such file or folder; accepted: an .npz or .npy file, or a folder of images"
             )
-        for preset in own:
-            parameters.resolve(config, preset)
-        tflops = config.get("tflops")
-        if not isinstance(tflops, (int, float, type(None))):
-            raise parameters.ConfigError(f"--config tflops={tflops}; accepted: a positive number, sustained TFLOP/s of one device")
-        return chosen, plan.stated(chosen, tflops)
+        if isinstance(tflops, bool) or not isinstance(tflops, (int, float, type(None))):
+            raise presets.ConfigError(f"--config tflops={tflops}; accepted: a positive number, sustained TFLOP/s of one device")
+        if os.pathsep in COMMANDS:
+            raise presets.ConfigError(
+                f"{COMMANDS}: a path with '{os.pathsep}' cannot stand in PATH; accepted: a checkout in a folder without it"
+            )
+        return chosen, path, plan.stated(chosen, tflops)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
 
-PARAMS, THROUGHPUT = checked_parameters()
+COMMANDS = str(Path(sys.executable).parent)  # of the environment that Snakemake runs in
+PARAMS, IMAGES, THROUGHPUT = checked_parameters()
+
+
+configfile: "params.yaml"
+
+
 PRESET = str(config["preset"])
 SEEDS = PARAMS.grid.seeds
 RESULTS = f"results/{PRESET}"
-IMAGES = config.get("images") or (PARAMS.prepare.path if PARAMS.prepare.source == "images" else None)
 if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):
     sys.exit(f"error: {os.getcwd()}: Snakemake cannot write its records there; accepted: a copy of the checkout that is yours")
 listing.note_for_dvc("workflow/own_images.yaml", parameters.load("params.yaml").prepare)
-validate(config, "../schemas/params.schema.json")
+validate(config, "../schemas/params.schema.json", set_default=False)
 
-# The commands of the environment that Snakemake runs in, also if that environment is not activated.
-shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# The commands of the environment, also if it is not activated; Snakemake fills in what stands in braces.
+shell.prefix("export PATH={}:$PATH; ".format(shlex.quote(COMMANDS).replace("{", "{{").replace("}", "}}")))
 
 
 wildcard_constraints:

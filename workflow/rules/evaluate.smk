@@ -34,7 +34,7 @@ rule evaluate_bound:
         seed=PARAMS.evaluate.seed,
         source=SOURCES["evaluate"],
     shell:
-        "agave evaluate {wildcards.cell} --preset {wildcards.preset} --seed {wildcards.seed} --model {input.model}"
+        "agave evaluate bound {wildcards.cell} --preset {wildcards.preset} --seed {wildcards.seed} --model {input.model}"
         " --data results/{wildcards.preset}/prepare --output $(dirname {output.bound}) > {log} 2>&1"
 
 
@@ -60,7 +60,7 @@ rule evaluate_iwae:
         evaluate=block("evaluate", without=["batch"]),
         source=SOURCES["evaluate"],
     shell:
-        "exec agave evaluate {wildcards.cell} --iwae --shard {wildcards.scatteritem} --preset {wildcards.preset} --seed {wildcards.seed}"
+        "exec agave evaluate iwae {wildcards.cell} --shard {wildcards.scatteritem} --preset {wildcards.preset} --seed {wildcards.seed}"
         " --model {input.model} --data results/{wildcards.preset}/prepare --output $(dirname {output.shard}) > {log} 2>&1"
 
 
@@ -92,7 +92,7 @@ rule gather_iwae:
         evaluate=block("evaluate", without=["batch"]),
         source=SOURCES["evaluate"],
     shell:
-        "agave evaluate {wildcards.cell} --iwae --gather {params.shards} --preset {wildcards.preset} --seed {wildcards.seed}"
+        "agave evaluate gather {wildcards.cell} {params.shards} --preset {wildcards.preset} --seed {wildcards.seed}"
         " --model {input.model} --data results/{wildcards.preset}/prepare --output $(dirname {output.iwae}) > {log} 2>&1"
 
 

@@ -1,0 +1,140 @@
+"""What parameters must have in common: everything that some step of the workflow cannot use is refused before the first one runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agave.config_schema import plain
+from agave.presets import ConfigError
+
+if TYPE_CHECKING:
+    from agave.config import Grid, Params, Prepare
+
+CIFAR10_TRAIN, CIFAR10_TEST = 50_000, 10_000  # images
+SQUARE = 4  # pixels: the claims average images over squares of this side
+
+
+def test_images(prepare: Prepare) -> int | None:
+    """Return the number of test images, as far as the parameters say; None: the user's images decide."""
+    if prepare.source == "photos":
+        return prepare.photos.test_crops
+    if prepare.source == "images":
+        return prepare.test_images
+    return prepare.test_images or (CIFAR10_TRAIN // 6 if prepare.test_from_train else CIFAR10_TEST)
+
+
+def train_images(prepare: Prepare) -> int | None:
+    """Return the number of training images, as far as the parameters say; None: the user's images decide."""
+    if prepare.source == "photos":
+        return prepare.photos.train_crops
+    if prepare.source == "images":
+        return prepare.train_images
+    held_out = (test_images(prepare) or 0) if prepare.test_from_train else 0
+    return prepare.train_images or CIFAR10_TRAIN - held_out
+
+
+def check_counts(params: Params, train_images: int | None, test_images: int | None) -> None:
+    """Refuse counts of images that later steps need and that are not there.
+
+    Args:
+        params: of the preset.
+        train_images: number of training images; None: not known yet.
+        test_images: number of test images; None: not known yet.
+
+    Raises:
+        ConfigError: a step needs more images than there are.
+    """
+    if test_images is not None and test_images < 2:
+        raise ConfigError(f"test images: {test_images}; accepted: at least 2, which an interval needs")
+    wanted = [
+        ("sample.images", params.sample.images, test_images, "test"),
+        ("evaluate.iwae_images", params.evaluate.iwae_images, test_images, "test"),
+        ("pretrain.vae.init_images", params.pretrain.vae.init_images, train_images, "training"),
+        ("pretrain.pixelcnn_pp.init_images", params.pretrain.pixelcnn_pp.init_images, train_images, "training"),
+        ("joint.init_images", params.joint.init_images, train_images, "training"),
+    ]
+    for name, count, available, kind in wanted:
+        if available is not None and count is not None and count > available:
+            raise ConfigError(f"{name} {count} is more than there are {kind} images; accepted: at most {available}")
+
+
+def check_grid(grid: Grid) -> None:
+    """Refuse a grid that names no model, or one twice.
+
+    Raises:
+        ConfigError: the message names the parameter, its value and what is accepted.
+    """
+    for levels in grid.levels:
+        if levels < 2 or 256 % levels:
+            raise ConfigError(f"levels {levels} does not divide 256; accepted: 2, 4, 8, 16, 32, 64, 128, 256")
+    weights = [("kl_weights", weight) for weight in grid.kl_weights] + [("levels_kl_weight", grid.levels_kl_weight)]
+    weights += [("resolutions", cell.kl_weight) for cell in grid.resolutions]
+    for name, weight in [*weights, ("without_auxiliary_kl_weight", grid.without_auxiliary_kl_weight or 0.0)]:
+        if weight != round(weight, 6):
+            raise ConfigError(f"{name}: KL weight {weight!r}; accepted: at most six decimals")
+    for name in ("kl_weights", "levels", "seeds", "resolutions"):
+        values = getattr(grid, name)
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{name} {plain(values)} names a value twice; accepted: distinct values")
+    if grid.table_kl_weight not in grid.kl_weights:
+        raise ConfigError(f"table_kl_weight {grid.table_kl_weight:g} is not in kl_weights; accepted: one of {plain(grid.kl_weights)}")
+
+
+def check_combinations(params: Params) -> None:
+    """Refuse parameters of different blocks that do not fit together.
+
+    Raises:
+        ConfigError: the message names the parameter, its value and what is accepted.
+    """
+    _check_source(params)
+    _check_sizes(params)
+    check_counts(params, params.train_images, params.test_images)
+    vae, pieces = params.model.vae, params.compute.images_per_pass
+    batch = max(params.pretrain.vae.batch, params.joint.batch)
+    if vae.free_bits > 0 and pieces is not None and pieces < batch:
+        raise ConfigError(
+            f"model.vae.free_bits {vae.free_bits:g} needs the mean over the whole batch, which compute.images_per_pass {pieces} divides; "
+            f"accepted: free_bits 0, or images_per_pass null or at least {batch}"
+        )
+
+
+def _check_sizes(params: Params) -> None:
+    size = params.prepare.image_size
+    for name, divisor in (
+        ("model.pixelcnn_pp.resolutions needs", 2 ** (params.model.pixelcnn_pp.resolutions - 1)),
+        ("model.vae.depth needs", 2**params.model.vae.depth),
+        (f"the claims need (squares of {SQUARE} pixels)", SQUARE),
+    ):
+        if size % divisor:
+            raise ConfigError(f"prepare.image_size {size} is not divisible by {divisor}, which {name}; accepted: multiples of {divisor}")
+    if params.sample.completion_rows >= size:
+        raise ConfigError(f"sample.completion_rows {params.sample.completion_rows}; accepted: 1 to {size - 1}, below image_size")
+    accepted = [size // 2, size // 4]
+    for cell in params.grid.resolutions:
+        if cell.resolution not in accepted:
+            raise ConfigError(
+                f"grid.resolutions: resolution {cell.resolution} is no half or quarter of prepare.image_size {size}; "
+                f"accepted: {accepted[0]}, {accepted[1]}"
+            )
+
+
+def _check_source(params: Params) -> None:
+    prepare = params.prepare
+    if prepare.source == "photos" and prepare.photos.smallest_crop < prepare.image_size:
+        raise ConfigError(
+            f"prepare.photos.smallest_crop {prepare.photos.smallest_crop} is smaller than prepare.image_size {prepare.image_size}, crops "
+            f"would be enlarged; accepted: at least {prepare.image_size}"
+        )
+    if prepare.source != "cifar10":
+        return
+    if prepare.image_size != 32:
+        raise ConfigError(f"prepare.image_size {prepare.image_size}: the images of cifar10 have 32 pixels; accepted: 32")
+    train, test = prepare.train_images or 0, prepare.test_images or 0
+    if prepare.test_from_train and (prepare.train_images or 1) + (test_images(prepare) or 0) > CIFAR10_TRAIN:
+        raise ConfigError(
+            f"prepare.train_images {train} and {test_images(prepare)} test images are more than the {CIFAR10_TRAIN} training images of "
+            f"cifar10; accepted: together at most {CIFAR10_TRAIN}"
+        )
+    for name, count, most in (("train_images", train, CIFAR10_TRAIN), ("test_images", test, CIFAR10_TEST)):
+        if count > most and not prepare.test_from_train:
+            raise ConfigError(f"prepare.{name} {count} is more than cifar10 has; accepted: at most {most}, or null for all")
