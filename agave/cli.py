@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,12 @@ class _Command(click.Command):
 
 class _Group(click.Group):
     command_class = _Command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks, as λ, is no error
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
@@ -242,7 +250,10 @@ def records(params: Params, preset: str, results: Path) -> None:
 @click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="The claims and their tests.")
 @click.pass_context
 def verify(context: click.Context, params: Params, path: Path) -> None:
-    """Check the results of a preset, redraw them, decide the claims again; exit code 0 only if all is well."""
+    """Check the results of a preset, redraw them and decide the claims again; exit code 0 only if all is well.
+
+    It changes nothing: neither the results nor what Snakemake has recorded about them.
+    """
     from agave.review.verify import verify as run
 
     preset = preset_name(context)
@@ -281,7 +292,7 @@ def prune(params: Params, preset: str, results: Path, aside: Path | None, dry_ru
     """Set results of models that the grid does not name any more aside: moved, never deleted."""
     from agave.steps import prune
 
-    if results.resolve().name != preset:
+    if Path(os.path.abspath(results)).name != preset:  # a link to another disk may have another name there
         raise UserError(f"--results {results}: not the folder of the preset {preset}; accepted: a folder of that name, as results/{preset}")
     aside = aside or prune.free_folder(preset)
     paths = prune.stale(params, results)
@@ -328,7 +339,7 @@ def plan(
     made = planning.make(params, throughput, devices)
     if json_file is not None:
         with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps({"preset": preset} | made, indent=2) + "\n")
+            temporary.write_text(json.dumps({"preset": preset} | made, indent=2) + "\n", encoding="utf-8")
     click.echo(planning.report(made, params, preset), nl=False)
 
 

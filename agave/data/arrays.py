@@ -51,7 +51,7 @@ def load(folder: str | Path, split: Literal["train", "test"]) -> ImageArray:
     manifest_path, array_path = folder / "manifest.json", folder / f"{split}.npy"
     remedy = "run `agave prepare` to make it again"
     try:
-        manifest = json.loads(manifest_path.read_text())
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         count, size, expected = manifest[split]["images"], manifest["image_size"], manifest[split]["sha256"]
     except FileNotFoundError as error:
         raise UserError(f"{manifest_path}: not there; run `agave prepare` first") from error

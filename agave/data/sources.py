@@ -85,7 +85,7 @@ def prepare(params: Prepare, output: Path, images: Path | None = None) -> dict[s
     ):
         _save(train_path, train)
         _save(test_path, test)
-        manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
+        manifest_path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
