@@ -21,7 +21,7 @@ import yaml
 from test_workflow import DRAWN, FIGURES, REDRAWN, ROOT, UNGROWN, check_out, jobs
 
 from agave import figures
-from agave.provenance import code_digest
+from agave.steps import STEPS
 
 MINI = """
 mini:
@@ -41,7 +41,7 @@ mini:
 pytestmark = pytest.mark.integration
 
 CELLS = 4
-STAGES = [step for step in code_digest.ENTRY_MODULES if step != "report"]
+STAGES = [step for step in STEPS if step != "report"]
 STALE = "kl_weight~3-levels~256-resolution~8"
 ALL = {
     "prepare_images": 1,
@@ -142,7 +142,7 @@ def done(log: str) -> dict[str, int]:
     """Number of jobs of each rule that ran, from the output of Snakemake; figures together, targets not at all."""
     found: dict[str, int] = {}
     for rule in re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)$", log, re.MULTILINE):
-        if rule not in {*code_digest.ENTRY_MODULES, "all"}:
+        if rule not in {*STEPS, "all"}:
             name = "figures" if rule.startswith("figure_") else rule
             found[name] = found.get(name, 0) + 1
     return found
