@@ -153,16 +153,16 @@ def stages_run(log: str) -> list[str]:
 
 
 def recorded(repository: Repository) -> Mapping[str, Any]:
-    """The hashes in dvc.lock of what was computed; with what is drawn from it lie run records, whose times differ."""
+    """The hashes in dvc.lock of what was computed; with what is gathered and drawn from it lie run records, whose times differ."""
     stages = yaml.safe_load((repository.folder / "dvc.lock").read_text())["stages"]
-    computed = [stage for name, stage in stages.items() if name not in ("tables", "figures", "claims", "records")]
+    computed = [stage for name, stage in stages.items() if name not in ("trainings", "tables", "figures", "claims", "records")]
     return {out["path"]: out["md5"] for stage in computed for out in stage["outs"]}
 
 
 def checksums(repository: Repository) -> dict[str, str]:
-    """The hashes of all small results, without the run records of what was drawn."""
+    """The hashes of all small results, without the run records of what was gathered and drawn."""
     lines = [line.split("  ") for line in (repository.folder / "results/mini/records/SHA256SUMS").read_text().splitlines()]
-    drawn = ("tables/run.json", "figures/", "claims/run.json", "records/")
+    drawn = ("trainings/run.json", "tables/run.json", "figures/", "claims/run.json", "records/")
     return {path: value for value, path in lines if not (path.startswith(drawn) and path.endswith((".json", "compute.csv", "compute.md")))}
 
 

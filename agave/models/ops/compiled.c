@@ -162,7 +162,7 @@ void mixture_log_prob_float32(const float *restrict logits, const uint8_t *restr
 #define NAME(name) name##_float32
 #define GET(x) (x)
 #define PUT(x) (x)
-#include "kernels.c"
+#include "compiled.c"
 #undef T
 #undef NAME
 #undef GET
@@ -172,7 +172,7 @@ void mixture_log_prob_float32(const float *restrict logits, const uint8_t *restr
 #define NAME(name) name##_bfloat16
 #define GET(x) widen(x)
 #define PUT(x) narrow(x)
-#include "kernels.c"
+#include "compiled.c"
 
 #else
 
