@@ -288,9 +288,6 @@ class Recorder:
             temporary.write_text(json.dumps(record.as_json(), indent=2) + "\n", encoding="utf-8")
 
 
-Record = Recorder
-
-
 @contextmanager
 def recording(
     step: str, options: Mapping[str, Any], inputs: Mapping[str, str | Path], path: Path, device: str | None = None

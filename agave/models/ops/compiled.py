@@ -72,13 +72,11 @@ def build(compiler: str | None = None) -> Path:
         The library.
 
     Raises:
-        OSError, subprocess.SubprocessError: there is no compiler, it fails, or the cache cannot be written to.
+        OSError, ValueError, subprocess.SubprocessError: there is no compiler, it fails, or the cache cannot be written to.
     """
     command = [*shlex.split(compiler or os.environ.get("CC") or "cc"), *FLAGS]
-    key = hashlib.sha256("\n".join([SOURCE.read_text(encoding="utf-8"), *command, platform.machine(), _processor()]).encode()).hexdigest()[
-        :16
-    ]
-    library = cache_folder() / f"kernels-{key}.so"
+    made_from = [SOURCE.read_text(encoding="utf-8"), *command, platform.machine(), _processor()]
+    library = cache_folder() / f"kernels-{hashlib.sha256(chr(10).join(made_from).encode()).hexdigest()[:16]}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
@@ -94,7 +92,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(build()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: a $CC with an open quotation
         print(f"note: no compiled kernels ({error}); torch's own operations take their place, which is slower", file=sys.stderr)
         return None
 
