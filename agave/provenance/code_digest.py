@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,9 @@ PLUMBING = frozenset(
     }
 )
 
+# A model can draw images, so its module imports the sampler where it does. Trainings and evaluations never do.
+UNUSED = dict.fromkeys(("pretrain", "joint", "evaluate"), "agave.sampling")
+
 
 def modules(step: str) -> tuple[str, ...]:
     """Return the modules of agave that the results of a step depend on, sorted by name.
@@ -60,7 +64,7 @@ def modules(step: str) -> tuple[str, ...]:
     waiting = [ENTRY_MODULES[step]]
     while waiting:
         module = waiting.pop()
-        if module not in found and module not in PLUMBING:
+        if module not in found and module not in PLUMBING and module != UNUSED.get(step):
             found.add(module)
             waiting.extend(_imports(module))
     return tuple(sorted(found))
@@ -111,6 +115,8 @@ def _imports(module: str) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}  # the latter: modules, or names in a module
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+(\.\w+)+(:\w+)?", node.value):
+            names.add(node.value.partition(":")[0])  # "package.module:Name", as importlib is given it
     own = {parent for name in names if name.split(".")[0] == PACKAGE.name for parent in _with_parents(name)}
     return tuple(sorted(name for name in own if any(path.is_file() for path in _candidates(name))))
 
