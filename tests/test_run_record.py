@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from agave.models.ops import compiled
-from agave.provenance import run_record
 from agave.provenance.git import git_state
 from agave.provenance.run_record import Recorder, RunRecord, recording
+from agave.provenance.surroundings import ENVIRONMENT, explicit_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,9 +79,9 @@ def test_the_command_spells_out_what_it_takes_from_the_environment(monkeypatch: 
     def command(step: click.Command, *argv: str, **values: object) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["/x/agave/cli.py", *argv])
         with click.Context(step):
-            return run_record._command(values)
+            return explicit_command(values)
 
-    for name in run_record.ENVIRONMENT:
+    for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     assert command(tables, "tables") == ["agave", "tables"]
     assert command(evaluate, "evaluate", "vae", threads=3, device="cuda:1") == [

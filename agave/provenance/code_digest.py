@@ -42,6 +42,7 @@ PLUMBING = frozenset(
         "agave.provenance",
         "agave.provenance.git",
         "agave.provenance.run_record",
+        "agave.provenance.surroundings",
         "agave.runtime.progress",
         "agave.steps",
         "agave.training.tensorboard",

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from agave.files import atomic_write, sha256
 from agave.provenance import code_digest
 from agave.provenance.git import git_state
+from agave.provenance.surroundings import arithmetic, explicit_command, machine, packages, portable
 from agave.steps import STEPS
 
 if TYPE_CHECKING:
     from agave.results import Results
-
-PACKAGES = (
-    *("agave", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "scikit-learn", "pillow", "matplotlib", "seaborn"),
-    *("safetensors", "pydantic", "snakemake", "dvc"),
-)
-# Variables that change the last bits of what torch computes: those that are set go before the recorded command.
-ENVIRONMENT = ("AGAVE_KERNELS", "ATEN_CPU_CAPABILITY", "CC", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 
 
 class _Strict(BaseModel):
@@ -203,22 +193,22 @@ class RunRecord(_Strict):
 
     @property
     def folder(self) -> str:
-        """The folder of the record and of what it describes, relative to results/<preset>/."""
+        """Return the folder of the record and of what it describes, relative to results/<preset>/."""
         return Path(self.path).parent.as_posix()
 
     @property
     def files(self) -> dict[str, str]:
-        """The files that the job wrote, relative to results/<preset>/, with their SHA-256."""
+        """Return the files that the job wrote, relative to results/<preset>/, with their SHA-256."""
         return {f"{self.folder}/{name}": digest for name, digest in self.outputs.items()}
 
     @property
     def ended(self) -> datetime:
-        """When the job had written its results."""
+        """Return when the job had written its results."""
         return self.started + timedelta(seconds=self.wall_seconds)
 
     @property
     def cost(self) -> Cost:
-        """What the job cost, without its parts."""
+        """Return what the job cost, without its parts."""
         return Cost(**{name: getattr(self, name) for name in Cost.model_fields})
 
     def as_json(self) -> dict[str, Any]:
@@ -246,18 +236,13 @@ class Recorder:
         self._began = time.monotonic()
         self._record: dict[str, Any] = {
             "step": step,
-            "options": _portable(options),
+            "options": portable(options),
             "source": code_digest.digest(step),
-            "inputs": {name: {"file": _portable(str(path)), "sha256": sha256(path)} for name, path in inputs.items()},
+            "inputs": {name: {"file": portable(str(path)), "sha256": sha256(path)} for name, path in inputs.items()},
             "parts": {name: cost for name, path in inputs.items() if (cost := _part(step, Path(path))) is not None},
             "device": device,
-            "machine": {
-                "system": platform.system(),
-                "processor": platform.machine(),
-                "python": platform.python_version(),
-                "cpu": _cpu_model(),
-            },
-            "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+            "machine": machine(),
+            "packages": packages(),
             "git": git_state(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -280,10 +265,10 @@ class Recorder:
             "processor_seconds": round(time.process_time(), 3),
             "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1),
             "outputs": {output.name: sha256(output) for output in outputs},
-            **_arithmetic(self._record["device"]),
+            **arithmetic(self._record["device"]),
             **facts,
         }
-        record = RunRecord.model_validate(values | {"command": _command(values)})
+        record = RunRecord.model_validate(values | {"command": explicit_command(values)})
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(record.as_json(), indent=2) + "\n", encoding="utf-8")
 
@@ -309,86 +294,6 @@ def recording(
     recorder.write(path, recorder.outputs, **recorder.facts)
 
 
-def _arithmetic(device: str | None) -> dict[str, Any]:
-    """Return what changes the last bits of a result that torch computed; nothing where torch is not loaded."""
-    if "torch" not in sys.modules:
-        return {}
-    import torch
-
-    found: dict[str, Any] = {"threads": torch.get_num_threads(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
-    compiled = sys.modules.get("agave.models.ops.compiled")
-    if compiled is not None and compiled.library.cache_info().currsize:  # a kernel has been asked for
-        found["kernels"] = "torch" if compiled.library() is None else "compiled"
-    if device is not None and device.startswith("cuda"):
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        found["gpu"] = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
-    return found
-
-
-def _command(values: Mapping[str, Any]) -> list[str]:
-    """Return the command that was given, with all that it took from the environment spelt out."""
-    arguments = [_portable_argument(argument) for argument in sys.argv[1:]]
-    context = click.get_current_context(silent=True)
-    if context is None:  # not the command line of agave
-        return [Path(sys.argv[0]).name, *arguments]
-    accepted = {name for parameter in context.command.params for name in parameter.opts}
-    device = values.get("device")
-    explicit = {"--threads": values.get("threads"), "--device": device and device.split(":")[0], "--devices": values.get("devices")}
-    for option, value in explicit.items():
-        if option in accepted and value is not None:
-            arguments = _with_option(arguments, option, str(value))
-    environment = [f"{name}={os.environ[name]}" for name in ENVIRONMENT if values.get("threads") and name in os.environ]
-    return [*(["env", *environment] if environment else []), "agave", *arguments]
-
-
-def _with_option(arguments: list[str], option: str, value: str) -> list[str]:
-    """Return a command line with an option set to a value, in its place if it is there already."""
-    for place, argument in enumerate(arguments):
-        if argument == option:
-            return [*arguments[: place + 1], value, *arguments[place + 2 :]]
-        if argument.startswith(f"{option}="):
-            return [*arguments[:place], f"{option}={value}", *arguments[place + 1 :]]
-    return [*arguments, option, value]
-
-
-def _portable(value: Any) -> Any:
-    """Return the same value without paths that mean nothing elsewhere.
-
-    Inside the checkout a path stays as it was given, links and all, or becomes relative. Outside, a file is named by its SHA-256
-    and a folder by its name.
-    """
-    if isinstance(value, Mapping):
-        return {key: _portable(item) for key, item in value.items()}
-    if not isinstance(value, str) or not os.path.exists(value):
-        return value
-    inside = _inside_checkout(value)
-    if inside is not None:
-        return inside
-    return f"sha256:{sha256(value)}" if os.path.isfile(value) else Path(os.path.abspath(value)).name
-
-
-def _portable_argument(argument: str) -> str:
-    option, equals, value = argument.partition("=")
-    if option.startswith("--") and equals:
-        return f"{option}={_portable(value)}"
-    return str(_portable(argument))
-
-
-def _inside_checkout(path: str) -> str | None:
-    """Return a path relative to the working directory, or None if it lies outside. Links are not followed, unless that helps."""
-    if not os.path.isabs(path) and not os.path.normpath(path).startswith(".."):
-        return path
-    here = [os.getcwd()]
-    named = os.environ.get("PWD", "")  # the same folder, by the links that the user took
-    if os.path.isabs(named) and os.path.isdir(named) and os.path.samefile(named, "."):
-        here.append(os.path.normpath(named))
-    for candidate in (os.path.abspath(path), os.path.realpath(path)):
-        for folder in here:
-            if os.path.commonpath([candidate, folder]) == folder:
-                return os.path.relpath(candidate, folder)
-    return None
-
-
 def _part(step: str, path: Path) -> Cost | None:
     """Return what an input cost, if another job of the same step made it: the workflow deletes parts when they are joined."""
     try:
@@ -396,18 +301,3 @@ def _part(step: str, path: Path) -> Cost | None:
     except (OSError, ValueError):
         return None
     return found.cost if found.step == step else None
-
-
-def _cpu_model() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -1,4 +1,4 @@
-"""The step `report`: the pages of the report that show text, as html files that need nothing else.
+"""The step `report`: write the pages of the report that show text as html files that need nothing else.
 
 Snakemake's report shows pictures and html; csv, json and Markdown it only offers for download.
 """
@@ -75,14 +75,14 @@ def _text(source: Results, path: str) -> str:
 
 
 def _of_markdown(title: str, text: str) -> str:
-    """A page that shows a Markdown text; cells that hold a verdict are coloured."""
+    """Return a page that shows a Markdown text; cells that hold a verdict are coloured."""
     body: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = VERDICT.sub(lambda found: f'<td class="verdict {found[1].replace(" ", "-")}">{found[1]}</td>', body)
     return _page(title, body if "<h1>" in body else f"<h1>{escape(title)}</h1>\n{body}")
 
 
 def _page(title: str, body: str) -> str:
-    """A whole html document; its policy lets it load nothing."""
+    """Return a whole html document; its policy lets it load nothing."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     head = f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n<title>{escape(title)}</title>'
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n'
@@ -155,7 +155,7 @@ def _line(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; the cells are html already."""
+    """Return a table; the cells are html already."""
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     return "<table>\n<tr>" + "</tr>\n<tr>".join([head, *lines]) + "</tr>\n</table>"
