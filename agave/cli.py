@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,10 @@ def records(params: Params, preset: str, results: Path) -> None:
 @click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="File of the claims and their tests.")
 @click.pass_context
 def verify(context: click.Context, params: Params, path: Path) -> None:
-    """Check the results of a preset, redraw them, decide the claims again; exit code 0 only if all is well."""
+    """Check the results of a preset, redraw them and decide the claims again; exit code 0 only if all is well.
+
+    It changes nothing: neither the results nor what Snakemake has recorded about them.
+    """
     from agave.review.verify import verify as run
 
     preset = preset_name(context)
@@ -251,7 +255,7 @@ def prune(params: Params, preset: str, results: Path, aside: Path | None, dry_ru
     """Move results of models that the grid does not name any more to a folder aside; nothing is deleted."""
     from agave.steps import prune
 
-    if results.resolve().name != preset:
+    if Path(os.path.abspath(results)).name != preset:  # a link to another disk may have another name there
         raise UserError(f"--results {results}: not the folder of the preset {preset}; accepted: a folder of that name, as results/{preset}")
     aside = aside or prune.free_folder(preset)
     paths = prune.stale(params, results)
@@ -315,7 +319,7 @@ def plan(
     made = planning.make(params, throughput, devices)
     if json_file is not None:
         with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps({"preset": preset} | made, indent=2) + "\n")
+            temporary.write_text(json.dumps({"preset": preset} | made, indent=2) + "\n", encoding="utf-8")
     click.echo(planning.plan_text(made, params, preset), nl=False)
 
 

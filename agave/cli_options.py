@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import re
 import sys
@@ -58,6 +59,13 @@ class Group(click.Group):
     """A command with sub-commands."""
 
     command_class = Command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command; a character that the terminal's encoding lacks, as λ, is no error."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
 
 
 def preset_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -173,12 +181,10 @@ def preset_name(context: click.Context) -> str:
 @contextmanager
 def recorded(step: str, options: dict[str, Any], inputs: dict[str, Path], record: Path) -> Iterator[list[Path]]:
     """Write the run record of a step, unless it fails; the step adds the files that it wrote to the list."""
-    from agave.provenance.run_record import Record
+    from agave.provenance.run_record import recording
 
-    there = {name: path for name, path in inputs.items() if path.exists()}  # the step itself says what is missing
-    started, outputs = Record(step, options, there), list[Path]()
-    yield outputs
-    started.write(record, outputs)
+    with recording(step, options, inputs, record) as run:
+        yield run.outputs
 
 
 def blocks_of(params: Params, *names: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Draw the steps of the workflow and what each reads as docs/dataflow.svg: `python docs/dataflow.py`.
 
-The steps are those of the project (`agave.source.ENTRY_MODULES`); one that is not described here is an error.
+The steps are those of the project (`agave.steps.STEPS`); one that is not described here is an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from html import escape
 
 from deviations import ROOT
 
-from agave.provenance.code_digest import ENTRY_MODULES
+from agave.steps import STEPS as NAMES
 
 WIDTH, HEIGHT, GAP = 256, 84, 48
 INPUT, NETWORK, RESULT = ("#fdf0cf", "#b98a1c"), ("#dbe7f8", "#3d6ea8"), ("#dff1df", "#478a4a")
@@ -66,10 +66,10 @@ def steps() -> dict[str, Step]:
     Raises:
         KeyError: a step of the project is not described here.
     """
-    missing = ENTRY_MODULES.keys() - STEPS.keys()
+    missing = set(NAMES) - STEPS.keys()
     if missing:
         raise KeyError(f"docs/dataflow.py describes no step {', '.join(sorted(missing))}")
-    return {name: step for name, step in STEPS.items() if name in ENTRY_MODULES}
+    return {name: STEPS[name] for name in NAMES}
 
 
 def arrows(known: dict[str, Step]) -> list[tuple[str, str]]:

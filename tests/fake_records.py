@@ -1,61 +1,77 @@
-"""A results tree with the run record of every job: the files are a line each, the records are real."""
+"""The run record of every job, real, for results of which some or all are made up."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fake_results import write_history
 
 from agave import figures, grid, tables
 from agave.config import Params
-from agave.provenance.run_record import Record
-from agave.results import bound_path, claim_inputs, history_paths, iwae_path, samples_path
-from agave.steps import trainings
+from agave.provenance.lineage import job_inputs
+from agave.provenance.run_record import Recorder
+from agave.results import bound_path, history_paths, iwae_path, samples_path
+from agave.steps import records, trainings
 
 
 def write_records(params: Params, preset: str) -> Path:
-    """Write results/<preset> below the working directory, which holds params.yaml and claims.yaml."""
-    results = Path("results") / preset
-    images, weights = {"images": results / "prepare/test.npy"}, "model.safetensors"
-    job("prepare", {"prepare": params.prepare.model_dump()}, {}, results / "prepare/run.json", "train.npy", "test.npy", "manifest.json")
+    """Write the records of the jobs up to `sample` in results/<preset> below the working directory, and the files that are missing."""
+    results, seeds = Path("results") / preset, params.grid.seeds
+    prepared = {"prepare": params.prepare.model_dump()}
+    job(params, results, "prepare", prepared, "prepare/run.json", "train.npy", "test.npy", "manifest.json")
     for (stage, name, seed), path in history_paths(params).items():
-        folder = results / Path(path).parent
-        inputs = {"images": results / "prepare/train.npy"}
-        if stage == "joint" and name != "pixelcnn_pp":
-            resolution = grid.parse(name, params.prepare.image_size, params.pretrain.vae_kl_weight).resolution
-            inputs["vae"] = results / f"pretrain/vae-resolution~{resolution}/seed~{seed}" / weights
         write_history(results / path, stage, name, seed, params)
-        job(stage, {"cell": name, "compute": params.compute.model_dump()}, inputs, folder / "run.json", weights, "history.csv")
+        options = training_options(params, stage, name.partition("-resolution")[0] if stage == "pretrain" else name, seed)
+        job(params, results, stage, options, str(Path(path).with_name("run.json")), "model.safetensors", "raw.safetensors", "history.csv")
     trainings.gather(params, preset, results)
     for cell in grid.all_cells(params):
-        for seed in params.grid.seeds:
-            given = images | {"model": results / f"joint/{cell.name}/seed~{seed}" / weights}
-            options = {"cell": cell.name, "seed": seed, "precision": "float32"}
-            bound = results / bound_path(cell, seed)
-            job("evaluate", options, given, bound.with_suffix(".json"), "bound.csv", "per_image.npz")
+        for seed in seeds:
+            options = {"cell": cell.name, "seed": seed, "evaluate": params.evaluate.model_dump(exclude={"batch"}), "precision": "float32"}
+            job(params, results, "evaluate", options, record_of(bound_path(cell, seed)), "bound.csv", "per_image.npz")
             if cell in grid.table_cells(params):
-                record = (results / iwae_path(cell, seed)).with_suffix(".json")
-                job("evaluate", options, given, record, "iwae.csv", "growth.csv", "iwae.npz")
-            if seed == params.grid.seeds[0]:
-                job("sample", options, given, (results / samples_path(cell, seed)).with_suffix(".json"), "samples.npz")
-    job("tables", {"grid": params.grid.model_dump()}, under(results, tables.inputs(params)), results / "tables/run.json", *tables.FILES)
-    for name in figures.NAMES:
-        outputs = [Path(path).name for path in figures.outputs(name)]
-        job("figures", {"dpi": 200}, under(results, figures.inputs(name, params)), results / f"figures/figure{name}.json", *outputs)
-    read = {"claims.yaml": Path("claims.yaml")} | under(results, claim_inputs(params))
-    job("claims", {}, read, results / "claims/run.json", "claims.csv", "claims.md")
+                job(params, results, "evaluate", options, record_of(iwae_path(cell, seed)), "iwae.csv", "growth.csv", "iwae.npz")
+        options = {"cell": cell.name, "seed": seeds[0], "sample": params.sample.model_dump()}
+        job(params, results, "sample", options, record_of(samples_path(cell, seeds[0])), "samples.npz")
     return results
 
 
-def under(results: Path, paths: list[str]) -> dict[str, Path]:
-    return {path: results / path for path in paths}
+def write_drawn(params: Params, preset: str) -> None:
+    """Write the records of the jobs from `tables` on, and a line of text for each table, figure and claim."""
+    results = Path("results") / preset
+    job(params, results, "tables", {"grid": params.grid.model_dump()}, "tables/run.json", *tables.FILES)
+    for name in figures.NAMES:
+        outputs = [Path(path).name for path in figures.outputs(name)]
+        job(params, results, "figures", {"figures": params.figures.model_dump()}, f"figures/figure{name}.json", *outputs)
+    model = {"model": params.model.model_dump()}
+    job(params, results, "claims", model, "claims/run.json", "claims.csv", "claims.md", given={"claims.yaml": Path("claims.yaml")})
+    records.write_records(params, preset, results)
 
 
-def job(step: str, options: dict[str, object], inputs: dict[str, Path], record: Path, *outputs: str) -> None:
-    started = Record(step, options, inputs, device="cpu")
-    record.parent.mkdir(parents=True, exist_ok=True)
+def training_options(params: Params, stage: str, name: str, seed: int) -> dict[str, Any]:
+    part = params.pretrain.pixelcnn_pp if name == "pixelcnn_pp" else params.pretrain.vae
+    return {
+        "cell": name,
+        "seed": seed,
+        "image_size": params.prepare.image_size,
+        "model": params.model.model_dump(),
+        "compute": {"device": "cpu", "precision": params.compute.precision},
+        "training": (params.joint if stage == "joint" else part).model_dump(),
+    }
+
+
+def record_of(path: str) -> str:
+    return str(Path(path).with_suffix(".json"))
+
+
+def job(
+    params: Params, results: Path, step: str, options: dict[str, Any], record: str, *outputs: str, given: dict[str, Path] | None = None
+) -> None:
+    inputs = {path: results / path for path in job_inputs(params)[record]} | (given or {})
+    recorder, path = Recorder(step, options, inputs, "cpu"), results / record
+    path.parent.mkdir(parents=True, exist_ok=True)
     for name in outputs:
-        if not (record.parent / name).exists():
-            text = f'{{"name": "{record.parent / name}"}}\n'
-            (record.parent / name).write_text(text)
-    started.write(record, [record.parent / name for name in outputs])
+        if not (path.parent / name).exists():
+            text = f'{{"name": "{path.parent / name}"}}\n'
+            (path.parent / name).write_text(text)
+    recorder.write(path, [path.parent / name for name in outputs])

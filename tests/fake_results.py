@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from agave import grid
 from agave.config import Params
 from agave.csv_tables import write_table
 from agave.grid import Cell
-from agave.provenance.run_record import Record
+from agave.provenance.run_record import Recorder
 from agave.results import (
     BOUND_QUANTITIES,
     CELL_SCHEMA,
@@ -25,7 +24,7 @@ from agave.results import (
     per_image_path,
     samples_path,
 )
-from agave.steps import records, trainings
+from agave.steps import trainings
 
 IMAGES, IWAE_IMAGES = 500, 50  # test images, and how many of them the importance-sampled bound is of
 
@@ -156,18 +155,8 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
     trainings.gather(params, "fake", results)
 
 
-def write_records(params: Params, results: Path) -> None:
-    """A manifest, and the run record of every step that has run: each names the files that lie beside it, as they are now."""
-    (results / "prepare").mkdir(parents=True, exist_ok=True)
-    (results / "prepare/manifest.json").write_text(json.dumps({"source": "photos", "image_size": params.prepare.image_size}))
-    for step, paths in records.record_paths(params).items():
-        for path in map(results.joinpath, paths):
-            beside = [file for file in sorted(path.parent.glob("*")) if file.suffix != ".json" or file.name == "manifest.json"]
-            write_record(path, step, [file for file in beside if step != "figures" or file.stem == path.stem])
-
-
 def write_record(path: Path, step: str, outputs: list[Path]) -> None:
-    Record(step, {}, {}, "cpu").write(path, outputs)
+    Recorder(step, {}, {}, "cpu").write(path, outputs)
 
 
 def write_history(path: Path, stage: str, name: str, seed: int, params: Params) -> None:

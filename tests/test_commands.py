@@ -48,7 +48,7 @@ TESTED = {
     r"agave joint CELL --pixelcnn-pp .*": "test_cli.py::test_steps_in_order_write_what_the_next_one_reads",
     r"make demo( PRESET=\w+)?": "test_commands.py::test_make_demo_is_the_workflow_that_ci_runs",
     r"make (install|test|test-integration|check)": "test_commands.py::test_ci_runs_the_targets",
-    r"make verify( PRESET=study)?": "test_verify.py::test_results_in_order_and_a_deleted_figure_that_alone_is_made_again",
+    r"make verify( PRESET=study)?": "test_verify.py::test_results_in_order",
     r"make plan PRESET=paper": "test_plan.py::test_the_command_prints_a_table_and_writes_json",
     r"make report": "test_report.py::test_every_item_of_every_category_opens",
     r"make crate": "test_crate.py::test_the_validator_accepts_it",

@@ -21,7 +21,7 @@ import yaml
 from test_workflow import DRAWN, FIGURES, REDRAWN, ROOT, UNGROWN, check_out, jobs
 
 from agave import figures
-from agave.provenance import code_digest
+from agave.steps import STEPS
 
 MINI = """
 mini:
@@ -41,7 +41,7 @@ mini:
 pytestmark = pytest.mark.integration
 
 CELLS = 4
-STAGES = [step for step in code_digest.ENTRY_MODULES if step != "report"]
+STAGES = [step for step in STEPS if step != "report"]
 STALE = "kl_weight~3-levels~256-resolution~8"
 ALL = {
     "prepare_images": 1,
@@ -142,7 +142,7 @@ def done(log: str) -> dict[str, int]:
     """Number of jobs of each rule that ran, from the output of Snakemake; figures together, targets not at all."""
     found: dict[str, int] = {}
     for rule in re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)$", log, re.MULTILINE):
-        if rule not in {*code_digest.ENTRY_MODULES, "all"}:
+        if rule not in {*STEPS, "all"}:
             name = "figures" if rule.startswith("figure_") else rule
             found[name] = found.get(name, 0) + 1
     return found
@@ -153,16 +153,16 @@ def stages_run(log: str) -> list[str]:
 
 
 def recorded(repository: Repository) -> Mapping[str, Any]:
-    """The hashes in dvc.lock of what was computed; with what is drawn from it lie run records, whose times differ."""
+    """The hashes in dvc.lock of what was computed; with what is gathered and drawn from it lie run records, whose times differ."""
     stages = yaml.safe_load((repository.folder / "dvc.lock").read_text())["stages"]
-    computed = [stage for name, stage in stages.items() if name not in ("tables", "figures", "claims", "records")]
+    computed = [stage for name, stage in stages.items() if name not in ("trainings", "tables", "figures", "claims", "records")]
     return {out["path"]: out["md5"] for stage in computed for out in stage["outs"]}
 
 
 def checksums(repository: Repository) -> dict[str, str]:
-    """The hashes of all small results, without the run records of what was drawn."""
+    """The hashes of all small results, without the run records of what was gathered and drawn."""
     lines = [line.split("  ") for line in (repository.folder / "results/mini/records/SHA256SUMS").read_text().splitlines()]
-    drawn = ("tables/run.json", "figures/", "claims/run.json", "records/")
+    drawn = ("trainings/run.json", "tables/run.json", "figures/", "claims/run.json", "records/")
     return {path: value for value, path in lines if not (path.startswith(drawn) and path.endswith((".json", "compute.csv", "compute.md")))}
 
 

@@ -116,3 +116,14 @@ def test_the_command_says_what_it_moves_and_takes_only_the_folder_of_the_preset(
     assert done.exit_code == 0 and done.output.startswith(planned.output)
     assert not Path("results/tiny/joint/vae/seed~3").exists() and Path("work/pruned/tiny/1/joint/vae/seed~3/history.csv").exists()
     assert prune.free_folder("tiny") == Path("work/pruned/tiny/2")
+
+
+def test_results_may_be_a_link_to_a_folder_of_another_name(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_results(with_grid(params, seeds=[0, 3]), tmp_path / "disk")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/tiny").symlink_to(tmp_path / "disk")
+    common = ["prune", "--params", str(ROOT / "params.yaml"), "--preset", "tiny", "--results"]
+    assert CliRunner().invoke(main, [*common, "disk"]).exit_code == 1
+    done = CliRunner().invoke(main, [*common, "results/tiny"])
+    assert done.exit_code == 0 and not (tmp_path / "disk/joint/vae/seed~3").exists()

@@ -22,6 +22,7 @@ from PIL import Image
 from agave import figures
 from agave.config import Params, load
 from agave.errors import UserError
+from agave.provenance import lineage
 from agave.steps import report
 
 ROOT = Path(__file__).parents[1]
@@ -42,13 +43,17 @@ CLAIMS = """# The paper's claims, preset tiny
 
 def record(command: str) -> dict[str, Any]:
     return {
-        "step": "made up",
+        "step": "tables",
         "command": ["agave", command, "<b>"],
+        "options": {},
+        "inputs": {},
         "machine": {"system": "Linux", "processor": "x86_64", "python": "3.11.7"},
         "packages": {"torch": "2.14.1"},
         "git": {"commit": "c0ffee" + 34 * "0", "dirty": True},
         "started": "2026-01-01T00:00:00+00:00",
         "wall_seconds": 1.25,
+        "processor_seconds": 1.0,
+        "peak_memory_mib": 9.0,
         "outputs": {"a.csv": 64 * "f"},
     }
 
@@ -64,9 +69,10 @@ def results(params: Params, tmp_path: Path) -> Path:
     split = {"images": 16, "sha256": 64 * "a"}
     texts = {"tables/table1.md": TABLE, "claims/claims.md": CLAIMS, "records/compute.md": TABLE}
     texts["prepare/manifest.json"] = json.dumps({"name": {"train": "those", "test": "these"}, "train": split, "test": split})
-    for path in report._record_paths(params):
+    trained = [path for path in lineage.job_inputs(params) if path.startswith(("pretrain/", "joint/"))]
+    for path in lineage.record_files(params):
         texts[path] = json.dumps(record(path))
-    texts["trainings/runs.jsonl"] = "".join(json.dumps({"folder": name} | record(name)) + "\n" for name in ("joint/a", "joint/b"))
+    texts["trainings/runs.jsonl"] = "".join(json.dumps({"folder": str(Path(path).parent)} | record(path)) + "\n" for path in trained)
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
@@ -87,9 +93,9 @@ def test_pages_show_every_verdict_alike_and_every_record_whole(params: Params, r
     for verdict in ("holds", "does not hold", "not testable at this scale"):
         assert f'<td class="verdict {verdict.replace(" ", "-")}">{verdict}</td>' in written["claims"]
     provenance = html.unescape(written["provenance"])
-    for path in (*report._record_paths(params), "joint/a", "joint/b"):
-        assert path == "trainings/runs.jsonl" or shlex.join(["agave", path, "<b>"]) in provenance
-    assert provenance.count(64 * "f") == len(report._record_paths(params)) + 1
+    for path in lineage.job_inputs(params):
+        assert shlex.join(["agave", path, "<b>"]) in provenance
+    assert provenance.count(64 * "f") == len(lineage.job_inputs(params))
     assert "these" in provenance and 64 * "a" in provenance
 
 
@@ -103,7 +109,8 @@ def test_pages_load_nothing_and_run_nothing(params: Params, results: Path) -> No
 def test_what_is_missing_or_damaged_is_named(params: Params, results: Path, path: str) -> None:
     file = results / path
     if file.suffix != ".md":
-        for text, problem in (("{", "is not JSON"), ("[]", "is no run record"), ("{}", "a run record or prepare/manifest.json lacks")):
+        missing = "lacks 'name'" if path == "prepare/manifest.json" else r"is no run record \(step: field required\)|names no folder"
+        for text, problem in (("{", "is not JSON"), ("[]", "is no (run record|manifest)"), ("{}", missing)):
             file.write_text(text)
             with pytest.raises(UserError, match=problem):
                 pages(params, results)

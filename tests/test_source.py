@@ -24,6 +24,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "config.py": "from agave import secret\n",
         "secret.py": "",
         "layers.py": "def double(x):\n    return 2 * x\n",
+        "systems.py": "CLASSES = {'model': 'agave.model:loss', 'none': 'agave.absent:loss'}\n",
         "model.py": MODEL,
         "training.py": "import json\nfrom agave.config import Params\nfrom agave.model import loss\n",
         "drawing/__init__.py": "def draw():\n    from agave.drawing import lines\n",
@@ -32,7 +33,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in texts.items():
         (folder / name).write_text(text)
     monkeypatch.setattr(code_digest, "PACKAGE", folder)
-    monkeypatch.setattr(code_digest, "ENTRY_MODULES", {"joint": "agave.training.loop", "figures": "agave.drawing"})
+    monkeypatch.setattr(code_digest, "ENTRY_MODULES", {"joint": "agave.training", "figures": "agave.drawing", "sample": "agave.systems"})
     forget()
     yield folder
     forget()
@@ -49,9 +50,10 @@ def digests() -> dict[str, str]:
 
 
 def test_modules_follow_every_form_of_import_and_stop_at_plumbing(package: Path) -> None:
-    assert code_digest.modules("joint") == ("agave.models.layers", "agave.models.agave", "agave.training.loop")
-    assert code_digest.modules("figures") == ("agave.drawing", "agave.drawing.lines", "agave.models.layers")
+    assert code_digest.modules("joint") == ("agave.layers", "agave.model", "agave.training")
+    assert code_digest.modules("figures") == ("agave.drawing", "agave.drawing.lines", "agave.layers")
     assert code_digest.files("figures")[0] == Path("agave/drawing/__init__.py")
+    assert code_digest.modules("sample") == ("agave.layers", "agave.model", "agave.systems")  # imported by the name in a string
 
 
 @pytest.mark.parametrize(
@@ -74,10 +76,10 @@ def test_docstrings_comments_and_layout_do_not_count(package: Path, text: str) -
 @pytest.mark.parametrize(
     ("file", "text", "changed"),
     [
-        ("model.py", MODEL.replace("double(x)", "double(x) + 1"), {"joint"}),
-        ("model.py", MODEL.replace("double(x)", "double('Nats.')"), {"joint"}),
+        ("model.py", MODEL.replace("double(x)", "double(x) + 1"), {"joint", "sample"}),
+        ("model.py", MODEL.replace("double(x)", "double('Nats.')"), {"joint", "sample"}),
         ("drawing/lines.py", "from ..layers import double\n\nWIDTH = 2\n", {"figures"}),
-        ("layers.py", "def double(x):\n    return x + x\n", {"joint", "figures"}),
+        ("layers.py", "def double(x):\n    return x + x\n", {"joint", "figures", "sample"}),
         ("config.py", "RANGE = 3\n", set()),
     ],
 )
@@ -89,7 +91,7 @@ def test_code_counts_for_the_steps_that_use_it_and_no_other(package: Path, file:
 
 
 def test_unknown_step_and_missing_module_are_named(package: Path) -> None:
-    with pytest.raises(UserError, match="no step 'train'; accepted: joint, figures"):
+    with pytest.raises(UserError, match="no step 'train'; accepted: joint, figures, sample"):
         code_digest.modules("train")
     (package / "training.py").unlink()
     forget()
@@ -102,7 +104,8 @@ def test_drawing_and_tables_are_no_part_of_the_steps_before() -> None:
         assert not [name for name in code_digest.modules(step) if name.startswith(("agave.figures", "agave.tables", "agave.results"))]
     for step in ("pretrain", "joint"):
         assert not {"agave.steps.evaluate", "agave.sampling"} & set(code_digest.modules(step))
-        assert {"agave.models.agave", "agave.training.loop", "agave.likelihoods"} <= set(code_digest.modules(step))
+        systems = {"agave.models.agave", "agave.models.vae_iaf", "agave.models.pixelcnn_pp_alone"}  # named in a string
+        assert systems | {"agave.training.loop", "agave.likelihoods"} <= set(code_digest.modules(step))
 
 
 LOADED = """

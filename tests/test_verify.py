@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from fake_results import write_records, write_results
+from fake_records import write_records
+from fake_results import write_results
 from PIL import Image
-from test_workflow import check_out
+from test_workflow import check_out, expected, jobs, snakemake
 
 from agave import figures
 from agave.cli import main
 from agave.config import Params, load
+from agave.provenance.checksums import CHECKSUMS, read_checksums
+from agave.provenance.lineage import RECORDS_RECORD, job_inputs, read_all
+from agave.provenance.run_record import RunRecord
 from agave.results import BOUNDS, Results
-from agave.review import redraw, verify
-from agave.steps import records
+from agave.review import checks, redraw
+from agave.steps import STEPS, records
 
 FOLDER = Path("results/tiny")
 
@@ -30,19 +38,28 @@ def agave(*arguments: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with the small results of the preset `tiny`, as a clone of the git repository has them: no weights, no arrays."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with the results of the preset `tiny`; weights and arrays are a line of text each."""
     root = check_out(tmp_path_factory.mktemp("verify") / "checkout")
     params = load(root / "params.yaml", "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         write_results(params, FOLDER)
-        write_records(params, FOLDER)
+        write_records(params, "tiny")
         for command in (["tables"], *(["figure", name] for name in figures.NAMES), ["claims"], ["records"]):
             done = agave(*command, "--results", str(FOLDER))
             assert done.exit_code == 0, done.output
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a clone of the git repository has it: no weights, no arrays."""
+    root = shutil.copytree(whole, tmp_path_factory.mktemp("clone") / "checkout", symlinks=True)
     for step in ("pretrain", "joint"):
         shutil.rmtree(root / FOLDER / step)
+    for name in ("train.npy", "test.npy"):
+        (root / FOLDER / "prepare" / name).unlink()
     return root
 
 
@@ -60,29 +77,123 @@ def params(checkout: Path) -> Params:
 
 
 def listed() -> Iterator[str]:
-    for line in (FOLDER / records.CHECKSUMS).read_text().splitlines():
+    for line in (FOLDER / CHECKSUMS).read_text().splitlines():
         yield line.split("  ")[1]
 
 
 def record_again(*changed: str) -> None:
     """Tamper with the checksums as well."""
-    path = FOLDER / records.CHECKSUMS
+    path = FOLDER / CHECKSUMS
     lines = [line.split("  ") for line in path.read_text().splitlines()]
     hashes = {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() if name in changed else old for old, name in lines}
     path.write_text("".join(f"{value}  {name}\n" for name, value in hashes.items()))
 
 
-def test_results_in_order_and_a_deleted_figure_that_alone_is_made_again(checkout: Path) -> None:
-    figure = FOLDER / "figures/figure4.png"
-    before = {path: (FOLDER / path).read_bytes() for path in listed()}
-    figure.unlink()
+def state(folder: Path = Path()) -> dict[Path, tuple[int, bytes]]:
+    """Time stamp and content of every file."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_results_in_order(checkout: Path) -> None:
+    before = state()
     done = agave("verify")
     assert done.exit_code == 0, done.output
-    assert "missing were figures/figure4.png: made again by figure_4; nothing to be done for tables figures claims records" in done.output
+    assert "nothing to be done for tables figures claims records" in done.output
     assert f"{len(redraw.drawn())} of {len(redraw.drawn())} files the same bytes" in done.output
     assert "0 as recorded, " in done.output and "not here (dvc pull brings them)" in done.output
     assert "C1   not testable at this scale" in done.output and "VERDICT: all is well" in done.output
-    assert {path: (FOLDER / path).read_bytes() for path in listed()} == before
+    assert state() == before
+
+
+def test_a_deleted_figure_is_missing_and_the_command_that_brings_it_back_is_named(checkout: Path) -> None:
+    figure = FOLDER / "figures/figure4.png"
+    content = figure.read_bytes()
+    figure.unlink()
+    done = agave("verify")
+    assert done.exit_code == 1
+    assert f"{figure}: missing; make it with: snakemake all --cores all --config preset=tiny" in done.output
+    assert not figure.exists()
+    figure.write_bytes(content)
+    environment = os.environ | {f"GIT_{role}_{name}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for name in ("NAME", "EMAIL")}
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "results"]):
+        subprocess.run(["git", *command], env=environment, check=True)
+    figure.unlink()
+    remedy = f"git checkout HEAD -- {figure}"
+    assert f"{figure}: missing; bring it back with: {remedy}" in agave("verify").output
+    subprocess.run(remedy, shell=True, check=True)
+    assert figure.read_bytes() == content
+
+
+@pytest.mark.integration
+def test_outdated_results_stay_outdated(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check changes nothing: what Snakemake plans after an edit, it plans after `agave verify` as well."""
+    folder = shutil.copytree(whole, tmp_path / "checkout", symlinks=True)
+    monkeypatch.chdir(folder)
+    touched = snakemake(folder, "--touch", "--forceall", "--cores", "1", "all", "--config", "preset=tiny")
+    assert touched.returncode == 0, touched.stdout
+    done = agave("verify")
+    assert done.exit_code == 0 and "nothing to be done for all" in done.output, done.output
+
+    path = folder / "params.yaml"
+    begin, end = path.read_text().rsplit("joint: {steps: 10,", 1)
+    path.write_text(f"{begin}joint: {{steps: 12,{end}")
+    planned = jobs(snakemake(folder, "-n", "all", "--config", "preset=tiny"))
+    assert planned["joint_cell"] == expected("tiny")["joint_cell"]
+    before = state(folder)
+    done = agave("verify")
+    assert done.exit_code == 1
+    assert "FAILED  settings" in done.output and "made with training.steps 10; params.yaml says 12" in done.output
+    assert "FAILED  workflow" in done.output and "Snakemake would run" in done.output and "joint_cell" in done.output
+    assert state(folder) == before
+    assert jobs(snakemake(folder, "-n", "all", "--config", "preset=tiny")) == planned
+
+    path.write_text(f"{begin}joint: {{steps: 10,{end}")
+    lost = folder / FOLDER / "joint/vae/seed~0/raw.safetensors"  # that nothing reads
+    lost.unlink()
+    done = agave("verify")
+    assert done.exit_code == 0 and "1 not here" in done.output and "nothing to be done for tables" in done.output
+
+
+@pytest.mark.integration
+def test_a_checkout_that_cannot_be_written_to(checkout: Path, tmp_path: Path) -> None:
+    plainly = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []  # for root no mode forbids anything
+    if plainly and shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv where the tests run as root")
+    (tmp_path / "scratch").mkdir()
+    command = [*plainly, sys.executable, "-m", "agave.cli", "verify", "--preset", "tiny"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout), "TMPDIR": str(tmp_path / "scratch"), "OMP_NUM_THREADS": "1"}
+    environment |= {"HOME": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
+    modes = {path: path.stat().st_mode for path in [checkout, *checkout.rglob("*")] if not path.is_symlink()}
+    try:
+        for path, mode in modes.items():
+            path.chmod(mode & ~0o222)
+        assert subprocess.run([*plainly, "touch", str(checkout / "new")], capture_output=True).returncode
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+        environment["TMPDIR"] = str(checkout)  # nor is there another folder for temporary files
+        nowhere = subprocess.run([*plainly, sys.executable, "-c", NOWHERE], env=environment, capture_output=True, encoding="utf-8")
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "VERDICT: all is well" in done.stdout and "Traceback" not in done.stderr
+    assert nowhere.returncode == 1 and "Traceback" not in nowhere.stderr
+    assert "; accepted: a $TMPDIR that can be written to" in nowhere.stderr
+
+
+NOWHERE = """
+import sys, tempfile
+from agave.cli import main
+tempfile.tempdir = "."  # as where neither $TMPDIR nor /tmp can be written to
+sys.argv = ["agave", "verify", "--preset", "tiny"]
+main()
+"""
+
+
+def test_characters_that_the_terminal_lacks_are_no_error(checkout: Path) -> None:
+    command = [sys.executable, "-m", "agave.cli", "claims", "--preset", "tiny", "--results", str(FOLDER)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "iso-8859-1", "PYTHONPATH": str(checkout)}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u03bb" in done.stdout and b"Traceback" not in done.stderr
 
 
 def test_one_flipped_byte_of_any_file_is_named(checkout: Path) -> None:
@@ -99,7 +210,7 @@ def test_one_flipped_byte_of_any_file_is_named(checkout: Path) -> None:
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.999])
 def test_a_flipped_byte_of_the_checksums_is_found(checkout: Path, place: float) -> None:
-    file = FOLDER / records.CHECKSUMS
+    file = FOLDER / CHECKSUMS
     content = file.read_bytes()
     at = int(place * len(content))
     file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
@@ -112,7 +223,7 @@ def test_lost_results_and_lost_checksums(checkout: Path) -> None:
     lost.unlink()
     done = agave("verify")
     assert done.exit_code == 1 and f"{lost}: missing" in done.output
-    (FOLDER / records.CHECKSUMS).unlink()
+    (FOLDER / CHECKSUMS).unlink()
     done = agave("verify")
     assert done.exit_code == 1 and "SHA256SUMS: missing; make it with: snakemake" in done.output
 
@@ -136,7 +247,7 @@ def test_a_table_that_does_not_follow_from_its_inputs_is_named_though_the_checks
     again.mkdir()
     redraw.redraw(params, "tiny", FOLDER, again, Path("claims.yaml"))
     found = dict(redraw.differences(FOLDER, again))
-    assert found == {BOUNDS: f"line 4: 0.123456789 there, {old} now"}
+    assert set(found) == {BOUNDS} and '(column name="kl") are different' in found[BOUNDS] and f"0.123456789 != {old}" in found[BOUNDS]
 
 
 def test_what_counts_as_the_same_to_rounding(checkout: Path, params: Params) -> None:
@@ -174,28 +285,77 @@ def test_what_counts_as_the_same_to_rounding(checkout: Path, params: Params) -> 
     assert changed("figures/figure1a.npz", (checkout / "other.npz").read_bytes()) == {"figures/figure1a.npz": "other images"}
 
 
-def test_an_input_that_no_record_wrote_breaks_the_chain(checkout: Path, params: Params) -> None:
-    found = records.read_all(Results(params, "tiny", FOLDER))
-    assert verify._chain(found).problems == []
-    found["claims/run.json"]["inputs"][BOUNDS]["sha256"] = "0" * 64
-    assert verify._chain(found).problems == [f"claims/run.json: made from another {BOUNDS} than the one recorded beside it"]
+def edited(found: list[RunRecord], path: str, **changes: Any) -> list[RunRecord]:
+    """The same records with one changed."""
+    return [RunRecord.model_validate(record.model_dump() | changes | {"path": path}) if record.path == path else record for record in found]
+
+
+def test_every_input_that_the_grid_asks_for_must_be_what_an_earlier_step_wrote(checkout: Path, params: Params) -> None:
+    source = Results(params, "tiny", FOLDER)
+    found, listed = read_all(source), read_checksums(source)
+    check = checks.check_chain(source, found, listed)
+    count = sum(map(len, job_inputs(params).values()))
+    assert check.problems == [] and count > 200
+    assert check.summary == f"{len(found)} run records; each of {count} inputs is the output that an earlier step recorded"
+
+    claims = next(record for record in found if record.step == "claims")
+    given = {name: file.model_dump() for name, file in claims.inputs.items()}
+    broken = [f"claims/run.json: not made from the {BOUNDS} that is recorded beside it"]
+    other = given | {BOUNDS: given[BOUNDS] | {"sha256": "0" * 64}}
+    unnamed = given | {BOUNDS: {"file": f"sha256:{given[BOUNDS]['sha256']}", "sha256": given[BOUNDS]["sha256"]}}
+    lost = {name: file for name, file in given.items() if name != BOUNDS}
+    for inputs, problems in ((other, broken), (lost, broken), (unnamed, [])):
+        assert checks.check_chain(source, edited(found, "claims/run.json", inputs=inputs), listed).problems == problems
+    none = checks.check_chain(source, [record.model_copy(update={"inputs": {}}) for record in found], listed)
+    assert len(none.problems) == count
+    outputs = checks.check_chain(source, edited(found, "tables/run.json", outputs={"bounds.csv": "0" * 64}), listed)
+    assert f"tables/run.json: names another {BOUNDS} than {CHECKSUMS}" in outputs.problems
+    Path("claims.yaml").write_text("[]")
+    assert checks.check_chain(source, found, listed).problems == ["claims/run.json: made from another claims.yaml than the one here"]
+
+
+def test_results_on_another_disk(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`results` is a link, as it is on clusters: records name files as the user did, and a changed number is found."""
+    root = shutil.copytree(whole, tmp_path / "checkout", symlinks=True)
+    (root / "results").rename(tmp_path / "disk")
+    (root / "results").symlink_to(tmp_path / "disk")
+    monkeypatch.chdir(root)
+    params = load("params.yaml", "tiny")
+    source = Results(params, "tiny", FOLDER)
+
+    def problems() -> list[str]:
+        for command in ("tables", "records"):
+            assert agave(command, "--results", str(FOLDER)).exit_code == 0
+        return checks.check_chain(source, read_all(source), read_checksums(source)).problems
+
+    assert problems() == []
+    record = RunRecord.read(source, "tables/run.json")
+    assert {file.file for file in record.inputs.values()} == {str(FOLDER / path) for path in job_inputs(params)["tables/run.json"]}
+    table = FOLDER / "evaluate/vae/seed~0/bound.csv"
+    table.write_text(table.read_text().replace("6", "7", 1))
+    assert "tables/run.json: not made from the evaluate/vae/seed~0/bound.csv that is recorded beside it" in problems()
 
 
 def test_other_parameters_or_code_than_the_records_name(checkout: Path, params: Params) -> None:
-    found = records.read_all(Results(params, "tiny", FOLDER))
-    assert verify._settings(found, params).problems == []
-    found["figures/figure4.json"]["source"] = "0" * 64
-    found["tables/run.json"]["options"]["grid"]["table_kl_weight"] = 3.0
-    assert verify._settings(found, params).problems == [
+    found = read_all(Results(params, "tiny", FOLDER))
+    assert checks.check_settings(found, params).problems == []
+    changed = edited(found, "figures/figure4.json", source="0" * 64)
+    grid = {**next(record for record in found if record.step == "tables").options["grid"], "table_kl_weight": 3.0}
+    changed = edited(changed, "tables/run.json", options={"grid": grid})
+    assert checks.check_settings(changed, params).problems == [
         "tables/run.json: made with grid.table_kl_weight 3.0; params.yaml says 8.0",
         "figures/figure4.json: made with other code of the step figures (agave digest figures)",
     ]
-    joint = {"step": "joint", "outputs": {}, "options": {"cell": "vae", "training": {**params.joint.model_dump(), "steps": 7}}}
-    bound = {"step": "evaluate", "outputs": {"bound.csv": ""}, "options": {"evaluate": {"iwae_samples": 999, "seed": 1}}}
-    assert verify._settings({"joint/vae": joint, "bound": bound}, params).problems == [
-        f"joint/vae: made with training.steps 7; params.yaml says {params.joint.steps}",
-        "bound: made with evaluate.seed 1; params.yaml says 0",
-    ]
+    joint = "joint/vae/seed~0/run.json"
+    training = {"cell": "vae", "training": {**params.joint.model_dump(), "steps": 7}, "compute": {"device": "cpu", "precision": "other"}}
+    changed = edited(found, joint, options=training)
+    bound = "evaluate/vae/seed~0/bound.json"
+    changed = edited(changed, bound, options={"evaluate": {"iwae_samples": 999, "seed": 1}})
+    assert set(checks.check_settings(changed, params).problems) == {
+        f"{joint}: made with training.steps 7; params.yaml says {params.joint.steps}",
+        f"{joint}: made with compute.precision other; params.yaml says float32",
+        f"{bound}: made with evaluate.seed 1; params.yaml says 0",
+    }
 
 
 def test_weights_that_are_there_are_checked_too(checkout: Path) -> None:
@@ -204,21 +364,20 @@ def test_weights_that_are_there_are_checked_too(checkout: Path) -> None:
     (FOLDER / folder).mkdir(parents=True)
     (FOLDER / folder / "history.csv").write_text("other")
     done = agave("verify")
-    assert done.exit_code == 1 and f"{FOLDER / folder / 'history.csv'}: changed" in done.output and "run record says" in done.output
+    assert (
+        done.exit_code == 1
+        and f"{FOLDER / folder / 'history.csv'}: changed" in done.output
+        and "in the run record beside it" in done.output
+    )
 
 
 def test_the_compute_table_sums_jobs_and_their_parts(checkout: Path, params: Params) -> None:
-    found = records.read_all(Results(params, "tiny", FOLDER))
-    one = {
-        "step": "evaluate",
-        "wall_seconds": 3600.0,
-        "processor_seconds": 1800.0,
-        "peak_memory_mib": 10.0,
-        "device": "cuda:0",
-        "devices": 2,
-    }
+    found = read_all(Results(params, "tiny", FOLDER))
+    cost = {"wall_seconds": 3600.0, "processor_seconds": 1800.0, "peak_memory_mib": 10.0, "device": "cuda:0", "devices": 2}
     part = {"wall_seconds": 7200.0, "processor_seconds": 3600.0, "peak_memory_mib": 99.0, "device": "cuda:0"}
-    rows = records._compute({"a": one | {"parts": {"shard 1": part}}, "prepare/run.json": found["prepare/run.json"]})
+    bound = edited(found, "evaluate/vae/seed~0/bound.json", **cost, parts={"shard 1": part})
+    chosen = [record for record in bound if record.path in ("evaluate/vae/seed~0/bound.json", "prepare/run.json")]
+    rows = list(records.compute_rows(chosen))
     assert [row["step"] for row in rows] == ["prepare", "evaluate", "all"]
     assert rows[1] == {
         "step": "evaluate",
@@ -230,3 +389,12 @@ def test_the_compute_table_sums_jobs_and_their_parts(checkout: Path, params: Par
         "peak_memory_mib": 99.0,
     }
     assert rows[2]["jobs"] == 3 and rows[2]["gpu_hours"] == 4.0
+    assert [row["step"] for row in records.compute_rows(found)] == [*STEPS[:-1], "all"]
+
+
+def test_every_step_leaves_a_record(checkout: Path, params: Params) -> None:
+    found = read_all(Results(params, "tiny", FOLDER))
+    assert [step for step in STEPS if step != "report"] == list(dict.fromkeys(record.step for record in found))
+    last = next(record for record in found if record.path == RECORDS_RECORD)
+    assert set(last.files) == {CHECKSUMS, records.COMPUTE, records.MARKDOWN}
+    assert "trainings/run.json" in listed() and RECORDS_RECORD not in listed()

@@ -1,4 +1,4 @@
-"""Which modules the results of each step depend on, and a digest of their code.
+"""Find the modules that the results of each step depend on, and digest their code.
 
 The digest stands among the parameters of every rule of the workflow: when the code of a step changes, Snakemake
 runs that step again, and only then. It is taken from the syntax tree without docstrings, so neither a comment
@@ -10,49 +10,56 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from agave.errors import UserError
+from agave.steps import STEPS
 
-ENTRY_MODULES = {
-    "prepare": "agave.steps.prepare",
-    "pretrain": "agave.steps.pretrain",
-    "joint": "agave.steps.joint",
-    "trainings": "agave.steps.trainings",
-    "evaluate": "agave.steps.evaluate",
-    "sample": "agave.steps.sample",
-    "tables": "agave.steps.tables",
+PACKAGE = Path(__file__).resolve().parents[1]
+
+# Where the code of a step begins, for those that have no module agave.steps.STEP.
+_ELSEWHERE = {
+    "prepare": "agave.data.sources",
+    "tables": "agave.tables",
     "figures": "agave.figures",
-    "claims": "agave.steps.claims",
-    "records": "agave.steps.records",
-    "report": "agave.steps.report",
+    "claims": "agave.claims",
 }
+ENTRY_MODULES = {step: f"agave.steps.{step}" if (PACKAGE / "steps" / f"{step}.py").exists() else _ELSEWHERE[step] for step in STEPS}
 
 # Left out, and followed no further, because no number or picture depends on them. What config.py does shows in the resolved
 # values, which every rule carries as parameters; errors.py and progress.py word messages; files.py stores the bytes that it
-# is given; cli_options.py reads the command line; provenance.py describes a run that is over; watch.py shows numbers that are
-# written anyway. checkpoints.py counts: training goes on from what it reads.
+# is given; run_record.py describes a run that is over; tensorboard.py shows numbers that are written anyway; agave.steps holds
+# the names of the steps. checkpoints.py counts: training goes on from what it reads.
 PLUMBING = frozenset(
     {
         "agave",
         "agave.cli_options",
         "agave.config",
+        "agave.config_checks",
+        "agave.config_schema",
         "agave.errors",
         "agave.files",
+        "agave.presets",
         "agave.provenance",
+        "agave.provenance.git",
         "agave.provenance.run_record",
+        "agave.provenance.surroundings",
         "agave.runtime.progress",
+        "agave.steps",
         "agave.training.tensorboard",
+        "agave.yaml_files",
     }
 )
 
-PACKAGE = Path(__file__).resolve().parents[1]
+# A model can draw images, so its module imports the sampler where it does. Trainings and evaluations never do.
+UNUSED = dict.fromkeys(("pretrain", "joint", "evaluate"), "agave.sampling")
 
 
 def modules(step: str) -> tuple[str, ...]:
-    """The modules of agave that the results of a step depend on, sorted by name.
+    """Return the modules of agave that the results of a step depend on, sorted by name.
 
     Raises:
         UserError: there is no such step, or a module of it is missing.
@@ -63,14 +70,14 @@ def modules(step: str) -> tuple[str, ...]:
     waiting = [ENTRY_MODULES[step]]
     while waiting:
         module = waiting.pop()
-        if module not in found and module not in PLUMBING:
+        if module not in found and module not in PLUMBING and module != UNUSED.get(step):
             found.add(module)
             waiting.extend(_imports(module))
     return tuple(sorted(found))
 
 
 def files(step: str) -> tuple[Path, ...]:
-    """The files of `modules(step)`, relative to the folder that holds the package.
+    """Return the files of `modules(step)`, relative to the folder that holds the package.
 
     Raises:
         UserError: as `modules`.
@@ -80,7 +87,7 @@ def files(step: str) -> tuple[Path, ...]:
 
 
 def digest(step: str) -> str:
-    """SHA-256, hexadecimal, of the code that the results of a step depend on.
+    """Return the SHA-256, hexadecimal, of the code that the results of a step depend on.
 
     Raises:
         UserError: as `modules`.
@@ -96,11 +103,11 @@ def _tree(module: str) -> ast.Module:
 @cache
 def _code(module: str) -> str:
     companion = _companion(_file(module))
-    return _dump(_tree(module)) + (companion.read_text() if companion.exists() else "")
+    return _dump(_tree(module)) + (companion.read_text(encoding="utf-8") if companion.exists() else "")
 
 
 def _companion(path: Path) -> Path:
-    """The C code that a module compiles: the file of its name beside it, if there is one."""
+    """Return where the C code that a module compiles would lie: beside it, under its name."""
     return path.with_suffix(".c")
 
 
@@ -114,6 +121,8 @@ def _imports(module: str) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}  # the latter: modules, or names in a module
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"\w+(\.\w+)+(:\w+)?", node.value):
+            names.add(node.value.partition(":")[0])  # "package.module:Name", as importlib is given it
     own = {parent for name in names if name.split(".")[0] == PACKAGE.name for parent in _with_parents(name)}
     return tuple(sorted(name for name in own if any(path.is_file() for path in _candidates(name))))
 
@@ -137,7 +146,7 @@ def _candidates(module: str) -> tuple[Path, Path]:
 
 
 def _dump(node: object) -> str:
-    """A syntax tree as text. Unlike ast.dump without empty fields, which differ between versions of Python, and bare strings."""
+    """Return a syntax tree as text, without bare strings and without empty fields, which differ between versions of Python."""
     if isinstance(node, list):
         return "[" + ", ".join(_dump(item) for item in node if not _is_bare_string(item)) + "]"
     if isinstance(node, ast.AST):

@@ -1,9 +1,10 @@
-"""A folder for deposit: the workflow, the small results of a preset, and a Workflow Run RO-Crate that says how each was made."""
+"""Make a folder for deposit: the workflow, the small results of a preset, and a Workflow Run RO-Crate that says how each was made."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ import yaml
 
 from agave.config import Params
 from agave.errors import UserError
-from agave.provenance.jobs import Job, read, small_files
+from agave.files import sha256
+from agave.provenance.checksums import CHECKSUMS, changed
+from agave.provenance.lineage import RECORDS_RECORD, broken_links, input_paths, read_all, small_files
+from agave.provenance.run_record import RunRecord
+from agave.results import Results
+from agave.steps.records import COMPUTE, MARKDOWN
 
 METADATA = "ro-crate-metadata.json"
 MADE_BY = "Written by `agave crate` from the run records."
@@ -35,13 +41,31 @@ def write_crate(params: Params, preset: str, results: Path, output: Path, checko
         UserError: a run record or file is missing or is not the one that the others speak of, or `output` holds something else.
     """
     _check_output(output)
-    jobs = read(params, preset, results)
-    files = _files(preset, results, checkout)
+    source = Results(params, preset, results)
+    small = [*small_files(params), COMPUTE, MARKDOWN, CHECKSUMS, RECORDS_RECORD]
+    records = sorted(read_all(source), key=lambda record: (record.started, record.path))
+    _check_results(source, records, small)
+    files = _files(checkout) | {f"results/{preset}/{name}": results / name for name in small}
     try:
-        _write(_describe(preset, jobs, files, checkout), output)
+        _write(_describe(preset, records, files, checkout), output)
     except OSError as error:
         raise UserError(f"{output}: not written ({error.strerror or error}); accepted: a folder that can be written to") from error
-    return len(jobs)
+    return len(records)
+
+
+def _check_results(source: Results, records: list[RunRecord], small: list[str]) -> None:
+    """Raise UserError unless every small file is the one that its record names, and every job read what the others wrote."""
+    recorded = {path: digest for record in records for path, digest in record.files.items()}
+    for path, how in changed(source.folder, {path: recorded[path] for path in small if path in recorded}):
+        raise _outdated(source, path, "missing" if how == "missing" else "is not the file that its run record names")
+    known = {path: sha256(source.folder / path) for path in small}
+    for record, path in broken_links(records, source.params, known):
+        raise _outdated(source, next(iter(record.files)), f"was made from another {path} than the one at hand")
+
+
+def _outdated(source: Results, path: str, problem: str) -> UserError:
+    """Return an error; Snakemake goes by time stamps and would take the file for finished, hence --force."""
+    return UserError(f"{source.folder / path}: {problem}; make it anew with: {source.command(path)} --force")
 
 
 def _write(crate: Any, output: Path) -> None:
@@ -67,7 +91,7 @@ def _check_output(output: Path) -> None:
         return
     accepted = "accepted: a new folder, or a crate that `agave crate` wrote"
     try:
-        entities = {entity["@id"]: entity for entity in json.loads((output / METADATA).read_text())["@graph"]}
+        entities = {entity["@id"]: entity for entity in json.loads((output / METADATA).read_text(encoding="utf-8"))["@graph"]}
         made_here = entities[METADATA]["description"] == MADE_BY
     except (OSError, ValueError, KeyError, TypeError):
         made_here = False
@@ -79,8 +103,8 @@ def _check_output(output: Path) -> None:
             raise UserError(f"--output {output}: {name} is not part of the crate there and would be lost; {accepted}")
 
 
-def _files(preset: str, results: Path, checkout: Path) -> dict[str, Path]:
-    """What goes into the crate, as {path there: path here}."""
+def _files(checkout: Path) -> dict[str, Path]:
+    """Return what of the checkout goes into the crate, as {path there: path here}."""
     files = {name: checkout / name for name in COPIED}
     for path in sorted((checkout / "workflow").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -88,30 +112,41 @@ def _files(preset: str, results: Path, checkout: Path) -> dict[str, Path]:
     for name, path in files.items():
         if not path.is_file():
             raise UserError(f"{path}: missing; accepted: the folder of a checkout, where {name} lies, as working directory")
-    return files | {f"results/{preset}/{name}": results / name for name in small_files(results)}
+    return files
 
 
-def _describe(preset: str, jobs: list[Job], files: dict[str, Path], checkout: Path) -> Any:
+def _describe(preset: str, records: list[RunRecord], files: dict[str, Path], checkout: Path) -> Any:
+    """Return the crate: its files, what it is and by whom, and all jobs."""
     from rocrate.rocrate import ROCrate
 
-    from agave.review.crate_entities import CONTEXT, PROFILES, WORKFLOW_PROFILE, Entities, add_runs, single, time
+    from agave.review.crate_entities import CONTEXT, Entities, add_runs
 
-    citation = yaml.safe_load((checkout / "CITATION.cff").read_text())
+    citation = yaml.safe_load((checkout / "CITATION.cff").read_text(encoding="utf-8"))
     crate = ROCrate(version="1.1")
     crate.metadata.extra_contexts.append(CONTEXT)
     crate.metadata["description"] = MADE_BY
     entities = Entities(crate, preset, citation.get("repository-code"))
     for path, source in files.items():
         entities.file(path, source)
-    _check_checkout(jobs, entities.digests)
-    root = crate.root_dataset
+    _check_checkout(records, entities.digests)
+    _describe_root(entities, citation, max(record.ended for record in records))
+    _describe_workflow(entities, citation)
+    add_runs(entities, records)
+    return crate
+
+
+def _describe_root(entities: Any, citation: dict[str, Any], published: datetime) -> None:
+    """Say what the crate as a whole is: title, date, licence, authors and profiles."""
+    from agave.review.crate_entities import PROFILES, WORKFLOW_PROFILE, single, time
+
+    preset, root = entities.preset, entities.crate.root_dataset
     root["name"] = f"{citation['title']}: results of the preset {preset}"
     root["description"] = (
         f"The Snakemake workflow and what it computed with the preset {preset}: bounds, samples, tables, figures and verdicts, each with "
         "the command, parameters, inputs, versions, times and git commit that made it. Images and weights are not included; their "
         "paths and SHA-256 are. The source of the package agave is that of the git commits named in the actions."
     )
-    root["datePublished"] = time(max(job.ended for job in jobs))
+    root["datePublished"] = time(published)
     root["keywords"] = ["generative model", "variational autoencoder", "PixelCNN++", "reproducibility"]
     licence = "https://spdx.org/licenses/" + citation["license"]
     root["license"] = entities.add(licence, "CreativeWork", name=citation["license"], description="The text is in LICENSE.")
@@ -126,25 +161,22 @@ def _describe(preset: str, jobs: list[Job], files: dict[str, Path], checkout: Pa
     entities.add(WORKFLOW_PROFILE, "CreativeWork", name="Bioschemas ComputationalWorkflow", version="1.0-RELEASE")
     root["conformsTo"] = [{"@id": identifier} for identifier in PROFILES]
     for name, path in (("README.md", "./"), ("CITATION.cff", "./"), ("LICENSE", licence)):
-        crate.dereference(name)["about"] = {"@id": path}
-    workflow = crate.mainEntity
+        entities.crate.dereference(name)["about"] = {"@id": path}
+
+
+def _describe_workflow(entities: Any, citation: dict[str, Any]) -> None:
+    """Say what the Snakefile is, with the licence and authors of the whole."""
+    workflow, root = entities.crate.mainEntity, entities.crate.root_dataset
     workflow["name"] = citation["title"]
     workflow["license"], workflow["creator"] = root["license"], root["author"]
     if entities.url:
         workflow["url"] = entities.url
-    crate.dereference(f"results/{preset}/trainings/history.csv")["isBasedOn"] = [
-        entities.reference(f"results/{preset}/{path}", digest)
-        for job in jobs
-        for path, digest in job.outputs().items()
-        if job.step in ("pretrain", "joint") and path.endswith("/history.csv")
-    ]
-    add_runs(entities, jobs)
-    return crate
 
 
-def _check_checkout(jobs: list[Job], digests: dict[str, str]) -> None:
-    """The files of the checkout that the jobs read, as claims.yaml, are those that go into the crate."""
-    for job in jobs:
-        for path, digest in job.inputs.values():
-            if digests.get(path, digest) != digest:
-                raise UserError(f"{path}: has changed since {job.name} was made from it; make that anew with: snakemake all --cores all")
+def _check_checkout(records: list[RunRecord], digests: dict[str, str]) -> None:
+    """Raise UserError unless the files of the checkout that the jobs read, as claims.yaml, are those that go into the crate."""
+    for record in records:
+        for path, digest in input_paths(record):
+            if not path.startswith("results/") and digests.get(path, digest) != digest:
+                name = record.path.removesuffix(".json")
+                raise UserError(f"{path}: has changed since {name} was made from it; make that anew with: snakemake all --cores all")

@@ -6,6 +6,8 @@ Source: https://w3id.org/ro/wfrun/provenance/0.5 and the profiles it builds on (
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +17,10 @@ from urllib.parse import quote
 from rocrate.rocrate import ROCrate
 
 from agave.files import sha256
-from agave.provenance.jobs import Job
+from agave.provenance.lineage import input_paths
+from agave.provenance.run_record import Cost, RunRecord
 from agave.results import TRAINING_RECORDS
+from agave.steps import STEPS
 
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": ("Process Run Crate", "0.5"),
@@ -26,7 +30,7 @@ PROFILES = {
 }
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
 WORKFLOW_PROFILE = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
-STEPS = ("prepare", "pretrain", "joint", "evaluate", "sample", "tables", "figures", "claims")
+RECORDED = tuple(step for step in STEPS if step != "report")  # the pages of the report are no results
 FORMATS = {
     ".csv": "text/csv",
     ".json": "application/json",
@@ -94,7 +98,7 @@ class Entities:
             self.crate.add_file(source, path, properties=properties)
 
     def reference(self, path: str, digest: str) -> dict[str, str]:
-        """The entity of a file, in the crate or not; images and weights stay outside and are known by path and hash."""
+        """Return the entity of a file, in the crate or not; images and weights stay outside and are known by path and hash."""
         if path in self.digests:
             return {"@id": path}
         outside = "not in this crate: it is large, or was deleted when its content had been used; known by path and hash"
@@ -104,24 +108,24 @@ class Entities:
         return self.add(identifier, "CreativeWork", name=name, description=outside, sha256=digest, encodingFormat=kind)
 
     def value(self, prefix: str, name: str, value: Any, **properties: Any) -> dict[str, str]:
-        """A named value, shared by all actions that have it."""
+        """Return a named value, shared by all actions that have it."""
         plain = value if isinstance(value, (str, bool, int, float)) else json.dumps(value)
         identifier = "#" + quote(f"{prefix}:{name}={value if isinstance(value, str) else json.dumps(value)}", safe="/:=~@+,")
         return self.add(identifier, "PropertyValue", name=name, value=plain, **properties)
 
     def package(self, name: str, version: str) -> dict[str, str]:
-        """A piece of software in one version."""
+        """Return a piece of software in one version."""
         url = self.url if name == "agave" else None
         return self.add(f"#{name}-{version}", "SoftwareApplication", name=name, softwareVersion=version, url=url)
 
 
 def single(value: Any) -> Any:
-    """A list of one as the one, which is how RO-Crate writes it."""
+    """Return a list of one as the one, which is how RO-Crate writes it."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested options as pairs, ("vae.depth", 2)."""
+    """List nested options as pairs, ("vae.depth", 2)."""
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -130,11 +134,11 @@ def flat(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def time(moment: datetime) -> str:
-    """ISO 8601 with milliseconds and offset."""
+    """Return a moment in ISO 8601 with milliseconds and offset."""
     return moment.isoformat(timespec="milliseconds")
 
 
-def add_runs(entities: Entities, jobs: list[Job]) -> None:
+def add_runs(entities: Entities, jobs: list[RunRecord]) -> None:
     """Add tools, steps and one action a job, and the run of the whole workflow that they make up.
 
     Args:
@@ -142,30 +146,30 @@ def add_runs(entities: Entities, jobs: list[Job]) -> None:
         jobs: all jobs of the preset, in the order in which they began.
     """
     crate, workflow = entities.crate, entities.crate.mainEntity
-    tools = {step: _tool(entities, step, [job for job in jobs if job.step == step]) for step in STEPS}
+    tools = {step: _tool(entities, step, [job for job in jobs if job.step == step]) for step in RECORDED}
     steps = [
         entities.add(f"#step-{step}", "HowToStep", name=step, position=str(number), workExample=tools[step])
-        for number, step in enumerate(STEPS, start=1)
+        for number, step in enumerate(RECORDED, start=1)
     ]
     workflow["hasPart"], workflow["step"] = list(tools.values()), steps
     actions = [_action(entities, job, tools[job.step]) for job in jobs]
     controls = [
         entities.add(
-            f"#control/{job.name}", "ControlAction", name=f"job {job.name}", instrument={"@id": f"#step-{job.step}"}, object=action
+            f"#control/{_name(job)}", "ControlAction", name=f"job {_name(job)}", instrument={"@id": f"#step-{job.step}"}, object=action
         )
         for job, action in zip(jobs, actions, strict=True)
     ]
     whole = _whole(entities, jobs)
-    engine = entities.package("snakemake", jobs[-1].record["packages"]["snakemake"])
-    workflow.lang["version"] = jobs[-1].record["packages"]["snakemake"]
-    workflow["version"] = jobs[-1].record["packages"]["agave"]
+    engine = entities.package("snakemake", jobs[-1].packages["snakemake"])
+    workflow.lang["version"] = jobs[-1].packages["snakemake"]
+    workflow["version"] = jobs[-1].packages["agave"]
     times = {"startTime": time(jobs[0].started), "endTime": time(max(job.ended for job in jobs))}
     name = f"Snakemake's run of the preset {entities.preset}"
     entities.add("#engine", "OrganizeAction", name=name, instrument=engine, object=controls, result=whole, **times)
     crate.root_dataset["mentions"] = [whole, *actions, {"@id": "#engine"}]
 
 
-def _tool(entities: Entities, step: str, jobs: list[Job]) -> dict[str, str]:
+def _tool(entities: Entities, step: str, jobs: list[RunRecord]) -> dict[str, str]:
     command = "figure" if step == "figures" else step
     used = sorted({(name, version) for job in jobs for name, version in _software(job)})
     packages = [entities.package(name, version) for name, version in used]
@@ -175,58 +179,80 @@ def _tool(entities: Entities, step: str, jobs: list[Job]) -> dict[str, str]:
     return entities.add(f"#agave-{command}", "SoftwareApplication", name=f"agave {command}", **properties)
 
 
-def _software(job: Job) -> Iterable[tuple[str, str]]:
-    return [*job.record["packages"].items(), ("python", job.record["machine"]["python"])]
+def _software(job: RunRecord) -> Iterable[tuple[str, str]]:
+    return [*job.packages.items(), ("python", job.machine.python)]
 
 
-def _action(entities: Entities, job: Job, tool: dict[str, str]) -> dict[str, str]:
-    """One job: files and options in, files out, when, on what, at which cost, from which commit."""
-    record, root = job.record, f"results/{entities.preset}/"
-    inputs = [entities.reference(path, digest) for path, digest in job.inputs.values()]
-    options = [entities.value(f"option-{job.step}", name, value) for name, value in flat(record["options"])]
-    outputs = [entities.reference(root + path, digest) for path, digest in job.outputs().items()]
-    costs = {"": record} | {f"{name}: ": cost for name, cost in record.get("parts", {}).items()}  # parts: scattered over other jobs
-    usage = [
-        entities.value("usage", part + name, cost[name], propertyID=name, unitCode=code, unitText=unit)
-        for part, cost in costs.items()
-        for name, (code, unit) in USAGE.items()
-        if cost.get(name) is not None
-    ]
-    facts = {"git commit": record["git"]["commit"], "git checkout has uncommitted changes": record["git"]["dirty"]}
-    facts |= {"device": record.get("device"), "digest of the source of the step": record.get("source")}
-    facts |= {"system": record["machine"]["system"], "processor": record["machine"]["processor"]}
+def _name(job: RunRecord) -> str:
+    """Return the path of its record without the ending."""
+    return job.path.removesuffix(".json")
+
+
+def _inputs(job: RunRecord, preset: str) -> list[tuple[str, str]]:
+    """List its inputs as (path or "", SHA-256), under results/<preset>/ if they lay in a folder of results of another name."""
+    return [(re.sub(r"^results/[^/]+/", f"results/{preset}/", path), digest) for path, digest in input_paths(job)]
+
+
+def _action(entities: Entities, job: RunRecord, tool: dict[str, str]) -> dict[str, str]:
+    """Add one job: files and options in, files out, when, on what, at which cost, from which commit."""
+    root = f"results/{entities.preset}/"
+    inputs = [entities.reference(path, digest) for path, digest in _inputs(job, entities.preset)]
+    options = [entities.value(f"option-{job.step}", name, value) for name, value in flat(job.options)]
+    outputs = [entities.reference(root + path, digest) for path, digest in job.files.items()]
+    facts = {
+        "git commit": job.git.commit,
+        "git checkout has uncommitted changes": job.git.dirty,
+        "device": job.device,
+        "GPU": job.gpu,
+        "threads": job.threads,
+        "kernels": job.kernels,
+        "vector instructions": job.cpu_capability,
+        "digest of the source of the step": job.source,
+        "system": job.machine.system,
+        "processor": job.machine.processor,
+        "CPU": job.machine.cpu,
+    }
     known = [entities.value("fact", name, value) for name, value in facts.items() if value is not None]
     versions = [entities.value("package", name, version) for name, version in sorted(_software(job))]
+    record = f"{root}{job.path}"
     return entities.add(
-        f"#run/{job.name}",
+        f"#run/{_name(job)}",
         "CreateAction",
-        name=f"{record['step']}: {job.name}",
-        description=" ".join(record["command"]),
+        name=f"{job.step}: {_name(job)}",
+        description=shlex.join(job.command),
         instrument=tool,
         object=[*inputs, *options],
         result=outputs,
         startTime=time(job.started),
         endTime=time(job.ended),
         actionStatus="http://schema.org/CompletedActionStatus",
-        resourceUsage=usage,
+        resourceUsage=list(_usage(entities, job)),
         additionalProperty=[*known, *versions],
-        subjectOf={"@id": f"{root}{job.name}.json" if f"{root}{job.name}.json" in entities.digests else root + TRAINING_RECORDS},
+        subjectOf={"@id": record if record in entities.digests else root + TRAINING_RECORDS},
     )
 
 
-def _whole(entities: Entities, jobs: list[Job]) -> dict[str, str]:
-    """The run of the workflow: what went in, what came out, from its first job to its last."""
+def _usage(entities: Entities, job: RunRecord) -> Iterator[dict[str, str]]:
+    """Yield what a job cost, and what each of its parts, which were scattered over other jobs, cost."""
+    costs: dict[str, Cost] = {"": job.cost} | {f"{name}: ": cost for name, cost in job.parts.items()}
+    for part, cost in costs.items():
+        for name, (code, unit) in USAGE.items():
+            yield entities.value("usage", part + name, getattr(cost, name), propertyID=name, unitCode=code, unitText=unit)
+
+
+def _whole(entities: Entities, jobs: list[RunRecord]) -> dict[str, str]:
+    """Add the run of the workflow: what went in, what came out, from its first job to its last."""
     crate, root = entities.crate, f"results/{entities.preset}/"
     preset = entities.value("parameter", "preset", entities.preset)
     given = [("params", {"@id": "params.yaml"}), ("preset", preset), ("claims", {"@id": "claims.yaml"})]
-    for path, digest in [file for job in jobs if job.step == "prepare" for file in job.inputs.values()]:
+    for path, digest in [file for job in jobs if job.step == "prepare" for file in _inputs(job, entities.preset)]:
         given.append(("images", entities.value("parameter", "images", path or f"sha256:{digest}")))
     for name, entity in given:
         _example(entities, crate.dereference(entity["@id"]), name)
     made = []
     for job in jobs:
         if job.step in RESULTS_OF:
-            for path in job.outputs():
+            for path in job.files:
                 made.append({"@id": root + path})
                 _example(entities, crate.dereference(root + path), RESULTS_OF[job.step])
     return entities.add(

@@ -1,13 +1,13 @@
-"""Tables, figures and claims once more, from the small files in git, and what of them comes out otherwise."""
+"""Make tables, figures and claims once more from the small files in git, and find what of them comes out otherwise."""
 
 from __future__ import annotations
 
-import csv
-import math
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from agave import claims, figures, tables
@@ -17,8 +17,8 @@ from agave.runtime.progress import Progress
 
 SOURCES = ("prepare", "trainings", "evaluate", "sample")  # what is drawn from; the rest of the folder is drawn
 
-# Rounding differs between processors and libraries: the numbers of a csv file may by this much, and the pixels of a figure by one
-# level of 256 in the mean.
+# Rounding differs between CPUs and libraries: the numbers of a csv or json file may differ by this much, and the pixels of a
+# figure by one level of 256 in the mean.
 RELATIVE, ABSOLUTE = 1e-5, 1e-9
 MEAN_LEVELS = 1.0
 
@@ -53,7 +53,7 @@ def redraw(params: Params, preset: str, results: Path, to: Path, claims_file: Pa
 
 
 def drawn() -> list[str]:
-    """What `redraw` writes, relative to results/<preset>/."""
+    """Return what `redraw` writes, relative to results/<preset>/."""
     return [
         *(f"tables/{name}" for name in tables.FILES),
         *(path for name in figures.NAMES for path in figures.outputs(name)),
@@ -63,11 +63,14 @@ def drawn() -> list[str]:
 
 
 def differences(results: Path, again: Path) -> Iterator[tuple[str, str]]:
-    """Files that came out otherwise: (path, how they differ). A PDF that differs is judged by the PNG of the same figure.
+    """Find files that came out otherwise. A PDF that differs is judged by the PNG of the same figure.
 
     Args:
         results: results/<preset>.
         again: the folder that `redraw` wrote to.
+
+    Yields:
+        (path, how the two files differ).
     """
     for path in drawn():
         old, new = results / path, again / path
@@ -86,21 +89,29 @@ def _text(old: Path, new: Path) -> str:
 
 
 def _csv(old: Path, new: Path) -> str:
-    first, second = (list(csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines())) for file in (old, new))
-    if [len(row) for row in first] != [len(row) for row in second]:
-        return "other rows or columns"
-    for number, (one, other) in enumerate(zip(first, second, strict=True), start=1):
-        for a, b in zip(one, other, strict=True):
-            if not _same(a, b):
-                return f"line {number}: {a} there, {b} now"
-    return ""
-
-
-def _same(a: str, b: str) -> bool:
     try:
-        return a == b or math.isclose(float(a), float(b), rel_tol=RELATIVE, abs_tol=ABSOLUTE)
-    except ValueError:
-        return False
+        return _frames(pd.read_csv(old, encoding="utf-8"), pd.read_csv(new, encoding="utf-8"))
+    except ValueError:  # pandas' errors and bytes that are no UTF-8
+        return "no table"
+
+
+def _json(old: Path, new: Path) -> str:
+    try:
+        first, second = (pd.json_normalize(json.loads(file.read_text(encoding="utf-8"))) for file in (old, new))
+    except (ValueError, NotImplementedError):
+        return "other content"
+    return _frames(first, second)
+
+
+def _frames(old: pd.DataFrame, new: pd.DataFrame) -> str:
+    if old.shape != new.shape:
+        return "other rows or columns"
+    try:
+        pd.testing.assert_frame_equal(old, new, rtol=RELATIVE, atol=ABSOLUTE, check_dtype=False)
+    except AssertionError as error:
+        lines = str(error).strip().splitlines()  # which column, then both of it, then the first difference
+        return f"{lines[0]}: {lines[-1]}"
+    return ""
 
 
 def _npz(old: Path, new: Path) -> str:
@@ -118,4 +129,4 @@ def _png(old: Path, new: Path) -> str:
     return "" if mean <= MEAN_LEVELS else f"another picture: {mean:.3g} levels of 256 in the mean"
 
 
-_COMPARED: dict[str, Callable[[Path, Path], str]] = {".csv": _csv, ".npz": _npz, ".png": _png, ".pdf": lambda old, new: ""}
+_COMPARED: dict[str, Callable[[Path, Path], str]] = {".csv": _csv, ".json": _json, ".npz": _npz, ".png": _png, ".pdf": lambda old, new: ""}

@@ -24,7 +24,7 @@ from agave.likelihoods import bits_per_dim
 from agave.models import SYSTEMS
 from agave.models.files import load_cell
 from agave.models.layers import folded
-from agave.provenance.run_record import Record
+from agave.provenance.run_record import Recorder
 from agave.runtime.checkpoints import RollingState, identity
 from agave.runtime.devices import Place, images_to_tensor, set_up
 
@@ -119,7 +119,7 @@ class _Run:
         self.batch = evaluation_cost(params, cell).batch(budget, params.evaluate.batch)
         self.model = load_cell(evaluation.weights, params, cell).to(self.device).eval()
         self.model.likelihood_dtype = torch.float64
-        self.record = Record("evaluate", evaluation.described(), evaluation.inputs, str(self.device))
+        self.record = Recorder("evaluate", evaluation.described(), evaluation.inputs, str(self.device))
         self.x_uint8 = images_to_tensor(images, self.device)
         self.y_uint8 = auxiliary_image(self.x_uint8, cell.resolution)
         self.label = f"evaluate {cell.name} seed {evaluation.seed}"
@@ -196,10 +196,10 @@ def gather_iwae(evaluation: Evaluation, count: int) -> None:
     shards = {f"shard {number}": shard_path(evaluation.output, number, count) for number in range(1, count + 1)}
     shard_range(1, count, len(images))
     values = gather_shards(evaluation.output, count, len(images), name)
-    _write_iwae(evaluation, values, Record("evaluate", evaluation.described(), evaluation.inputs | shards))
+    _write_iwae(evaluation, values, Recorder("evaluate", evaluation.described(), evaluation.inputs | shards))
 
 
-def _write_iwae(evaluation: Evaluation, values: dict[str, Array], record: Record, **facts: Any) -> None:
+def _write_iwae(evaluation: Evaluation, values: dict[str, Array], record: Recorder, **facts: Any) -> None:
     params, output = evaluation.params, evaluation.output
     dimensions, samples = 3 * params.prepare.image_size**2, params.evaluate.iwae_samples
     row = evaluation.row(len(values["iwae"]))

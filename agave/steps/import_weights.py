@@ -16,7 +16,7 @@ from agave.grid import Cell
 from agave.models.files import describe_model, load_cell
 from agave.models.pixelcnn_pp import load_published_weights, published_weights
 from agave.models.pixelcnn_pp_alone import PixelCNNppAlone
-from agave.provenance.run_record import Record
+from agave.provenance.run_record import Recorder
 from agave.runtime.checkpoints import read_tensors, write_tensors
 
 ENDINGS = (".npz", ".safetensors")
@@ -40,7 +40,7 @@ def import_pixelcnn_pp(params: Params, weights: Path, output: Path) -> None:
         load_published_weights(model.pixelcnn_pp, arrays)
     except ValueError as error:
         raise UserError(f"{weights}: {error}") from None
-    record = Record("pretrain", {"imported": True, "model": params.model.model_dump()}, {"weights": weights})
+    record = Recorder("pretrain", {"imported": True, "model": params.model.model_dump()}, {"weights": weights})
     metadata = describe_model(cell, params) | {"step": "pretrain", "imported_sha256": sha256(weights)}
     files = [output / "model.safetensors", output / "raw.safetensors"]
     for path in files:

@@ -1,4 +1,4 @@
-"""Results of models that the grid does not name any more: found by their names and set aside, never deleted.
+"""Find results of models that the grid does not name any more by their names and set them aside, never delete them.
 
 Without this a shrunken grid would leave its old cells in results/ and in DVC's ledger. Trained weights can be days of work and
 a grid is easily mistyped, so what goes is moved to a folder that the user empties: moved back, it counts as finished again.
@@ -17,13 +17,13 @@ from agave.errors import UserError
 from agave.files import atomic_write
 from agave.results import bound_path, history_paths, iwae_path, samples_path
 
-STEPS = ("pretrain", "joint", "evaluate", "sample")
+MODEL_STEPS = ("pretrain", "joint", "evaluate", "sample")
 _MODEL = re.compile(rf"{grid.NAME_PATTERN}|vae-resolution~[0-9]+")
 _SEED = re.compile(r"seed~[0-9]+")
 
 
 def stale(params: Params, results: Path) -> list[str]:
-    """What the workflow once wrote for models, seeds or bounds that the parameters do not ask for any more.
+    """Find what the workflow once wrote for models, seeds or bounds that the parameters do not ask for any more.
 
     Only names that the workflow gives count, so files of other origin are never listed.
 
@@ -41,7 +41,7 @@ def stale(params: Params, results: Path) -> list[str]:
     folders = {results / Path(path).parent for path in wanted}
     sampled = {results / Path(iwae_path(cell, seed)).parent for cell in grid.table_cells(params) for seed in seeds}
     found: list[Path] = []
-    for step in STEPS:
+    for step in MODEL_STEPS:
         for folder in (results / step).glob("*/seed~*"):
             if not (_MODEL.fullmatch(folder.parent.name) and _SEED.fullmatch(folder.name) and folder.is_dir()):
                 continue
@@ -53,7 +53,7 @@ def stale(params: Params, results: Path) -> list[str]:
 
 
 def free_folder(preset: str) -> Path:
-    """The folder that the next results to be set aside go to: work/pruned/<preset>/<number>."""
+    """Return the folder that the next results to be set aside go to: work/pruned/<preset>/<number>."""
     number = 1
     while (folder := Path("work/pruned") / preset / str(number)).exists() or list_of(folder).exists():
         number += 1
@@ -61,7 +61,7 @@ def free_folder(preset: str) -> Path:
 
 
 def list_of(folder: Path) -> Path:
-    """The file that lists what was set aside in a folder: beside it, so that all in the folder can be copied back."""
+    """Return the file that lists what was set aside in a folder: beside it, so that all in the folder can be copied back."""
     return folder.with_name(f"{folder.name}.txt")
 
 
@@ -89,4 +89,4 @@ def set_aside(paths: Sequence[str], results: Path, folder: Path) -> None:
         if not any(model.iterdir()):
             model.rmdir()
     with atomic_write(list_of(folder)) as temporary:
-        temporary.write_text("".join(f"{path}\n" for path in paths))
+        temporary.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The step `report`: the pages of the report that show text, as html files that need nothing else.
+"""The step `report`: write the pages of the report that show text as html files that need nothing else.
 
 Snakemake's report shows pictures and html; csv, json and Markdown it only offers for download.
 """
@@ -17,10 +17,11 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from agave.config import Params
-from agave.errors import UserError
 from agave.files import atomic_write
-from agave.results import CLAIMS_PAGE, TRAINING_RECORDS, Results
-from agave.steps.records import MARKDOWN, record_paths
+from agave.provenance.lineage import read_all, record_files
+from agave.provenance.run_record import RunRecord
+from agave.results import CLAIMS_PAGE, Results
+from agave.steps.records import MARKDOWN
 
 MANIFEST = "prepare/manifest.json"
 TEXTS = {"table1": ("Table 1", "tables/table1.md"), "claims": ("The paper's claims", CLAIMS_PAGE), "compute": ("Compute", MARKDOWN)}
@@ -42,14 +43,8 @@ td[style*="right"], .line { white-space: nowrap; }
 
 
 def inputs(params: Params) -> list[str]:
-    """The files that the pages show, relative to results/<preset>/."""
-    return [*(path for _, path in TEXTS.values()), MANIFEST, *_record_paths(params)]
-
-
-def _record_paths(params: Params) -> list[str]:
-    """The run records, in the order in which data flow."""
-    first, *others = (path for paths in record_paths(params).values() for path in paths)
-    return [first, TRAINING_RECORDS, *others]
+    """Return the files that the pages show, relative to results/<preset>/."""
+    return [*(path for _, path in TEXTS.values()), MANIFEST, *record_files(params)]
 
 
 def write_pages(params: Params, preset: str, results: Path, output: Path) -> None:
@@ -80,40 +75,40 @@ def _text(source: Results, path: str) -> str:
 
 
 def _of_markdown(title: str, text: str) -> str:
-    """A page that shows a Markdown text; cells that hold a verdict are coloured."""
+    """Return a page that shows a Markdown text; cells that hold a verdict are coloured."""
     body: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = VERDICT.sub(lambda found: f'<td class="verdict {found[1].replace(" ", "-")}">{found[1]}</td>', body)
     return _page(title, body if "<h1>" in body else f"<h1>{escape(title)}</h1>\n{body}")
 
 
 def _page(title: str, body: str) -> str:
-    """A whole html document; its policy lets it load nothing."""
+    """Return a whole html document; its policy lets it load nothing."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     head = f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n<title>{escape(title)}</title>'
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n'
 
 
 def _provenance(source: Results) -> str:
-    manifest, records = _json(source, MANIFEST, _text(source, MANIFEST)), list(_records(source))
+    manifest, records = _manifest(source), read_all(source)
     try:
         data = [
             [name, manifest["name"][name], str(manifest[name]["images"]), _code(manifest[name]["sha256"])] for name in ("train", "test")
         ]
-        software = Counter(_software(record) for _, record in records)
-        commits = Counter(_commit(record) for _, record in records)
-        steps = [
-            [
-                escape(where),
-                _code(shlex.join(record["command"])),
-                _line(record["started"].replace("T", " ").replace("+00:00", " UTC")),
-                _line(f"{record['wall_seconds']:.1f} s"),
-                escape(_commit(record)[:10]),
-                f"<details><summary>show</summary><pre>{_code(json.dumps(record, indent=1, ensure_ascii=False))}</pre></details>",
-            ]
-            for where, record in records
+    except (KeyError, TypeError) as error:
+        raise source.wrong(MANIFEST, f"lacks {error}") from None
+    software = Counter(map(_software, records))
+    commits = Counter(map(_commit, records))
+    steps = [
+        [
+            escape(record.folder if Path(record.path).stem == "run" else record.path.removesuffix(".json")),
+            _code(shlex.join(record.command)),
+            _line(f"{record.started:%Y-%m-%d %H:%M:%S %Z}"),
+            _line(f"{record.wall_seconds:.1f} s"),
+            escape(_commit(record)[:10]),
+            f"<details><summary>show</summary><pre>{_code(json.dumps(record.as_json(), indent=1, ensure_ascii=False))}</pre></details>",
         ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{source.folder}: a run record or {MANIFEST} lacks {error}; accepted: those that the steps write") from None
+        for record in records
+    ]
     parts = [
         f"<h1>Provenance, preset {escape(source.preset)}</h1>",
         "<p>Every step leaves a run record beside its result: command, options, SHA-256 of what it read and wrote, versions, git commit, "
@@ -131,38 +126,24 @@ def _provenance(source: Results) -> str:
     return _page("Provenance", "\n".join(parts) + "\n")
 
 
-def _records(source: Results) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Each run record after the place of the result that it describes, below results/<preset>/."""
-    for path in _record_paths(source.params):
-        text = _text(source, path)
-        if path == TRAINING_RECORDS:
-            for line in text.splitlines():
-                record = _json(source, path, line)
-                yield str(record.pop("folder", "")), record
-        else:
-            place = Path(path)
-            yield str(place.parent if place.stem == "run" else place.with_suffix("")), _json(source, path, text)
-
-
-def _json(source: Results, path: str, text: str) -> dict[str, Any]:
+def _manifest(source: Results) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = json.loads(_text(source, MANIFEST))
     except ValueError:
-        raise source.wrong(path, "is not JSON") from None
+        raise source.wrong(MANIFEST, "is not JSON") from None
     if not isinstance(found, dict):
-        raise source.wrong(path, "is no run record")
+        raise source.wrong(MANIFEST, "is no manifest")
     return found
 
 
-def _software(record: dict[str, Any]) -> str:
-    machine = record["machine"]
-    versions = [f"{name} {version}" for name, version in record["packages"].items()]
-    return ", ".join([f"{machine['system']} {machine['processor']}", f"Python {machine['python']}", *versions])
+def _software(record: RunRecord) -> str:
+    machine = record.machine
+    versions = [f"{name} {version}" for name, version in record.packages.items()]
+    return ", ".join([f"{machine.system} {machine.processor}", f"Python {machine.python}", *versions])
 
 
-def _commit(record: dict[str, Any]) -> str:
-    git = record["git"]
-    return (git["commit"] or "not in git") + (" with changes" if git["dirty"] else "")
+def _commit(record: RunRecord) -> str:
+    return (record.git.commit or "not in git") + (" with changes" if record.git.dirty else "")
 
 
 def _code(text: str) -> str:
@@ -174,7 +155,7 @@ def _line(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; the cells are html already."""
+    """Return a table; the cells are html already."""
     lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     return "<table>\n<tr>" + "</tr>\n<tr>".join([head, *lines]) + "</tr>\n</table>"

@@ -13,7 +13,7 @@ from agave.data.arrays import load_images, write_npz
 from agave.errors import UserError
 from agave.grid import Cell
 from agave.models.files import load_cell
-from agave.provenance.run_record import Record
+from agave.provenance.run_record import Recorder
 from agave.runtime.devices import Place, images_to_tensor, set_up
 
 
@@ -44,7 +44,7 @@ def run(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output
         raise UserError(f"sample.images {count}: there are only {len(images)} test images")
     model = load_cell(weights, params, cell).to(device).eval()
     options = {"cell": cell.name, "seed": seed, "sample": params.sample.model_dump()}
-    record = Record("sample", options, {"images": data / "test.npy", "model": weights}, str(device))
+    record = Recorder("sample", options, {"images": data / "test.npy", "model": weights}, str(device))
     x_uint8, label = images_to_tensor(images[:count], device), f"sample {cell.name} seed {seed}"
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, count, batch):

@@ -22,7 +22,7 @@ from agave.models import make_model
 from agave.models.files import describe_model, read_model_metadata
 from agave.models.interface import LikelihoodModel
 from agave.objective import Objective
-from agave.provenance.run_record import Record
+from agave.provenance.run_record import Recorder
 from agave.runtime.checkpoints import RollingState, identity, read_tensors, write_tensors
 from agave.runtime.devices import Group, Place, group_of, images_to_tensor, set_up
 from agave.training.loop import Pace, Trainer, TrainingResult
@@ -83,7 +83,7 @@ class TrainingJob:
         device = set_up(self.params.compute, self.place.device, self.place.threads)
         with group_of(device) as group:
             images = load_images(self.data, "train")
-            record = Record(self.step, self.options(device), self.inputs, str(device))
+            record = Recorder(self.step, self.options(device), self.inputs, str(device))
             hashes = {name: sha256(path) for name, path in self.inputs.items()}
             name = identity(step=self.step, source=self.place.source, inputs=hashes, **self.options(device))
             state = RollingState(self.place.state / name, lock=group.leads)
@@ -131,7 +131,7 @@ class TrainingJob:
             model.initialise(x_uint8[first], y_uint8[first], self.pretrained)
         return model
 
-    def _write(self, result: TrainingResult, record: Record, group: Group, device: torch.device) -> None:
+    def _write(self, result: TrainingResult, record: Recorder, group: Group, device: torch.device) -> None:
         metadata = self.options(device) | {"step": self.step} | describe_model(self.cell, self.params)
         files = [self.output / name for name in ("model.safetensors", "raw.safetensors", "history.csv")]
         write_tensors(files[0], result.averaged, metadata | {"weights": "averaged"})

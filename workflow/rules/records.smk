@@ -1,4 +1,4 @@
-# The end of the workflow: what each step cost, from the run records, and the SHA-256 of every small result, for `make verify`.
+# The end of the workflow: sum up what each step cost, from the run records, and the SHA-256 of every small result, for `make verify`.
 rule write_records:
     input:
         expand("results/{{preset}}/{path}", path=records.inputs(PARAMS)),
@@ -11,6 +11,7 @@ rule write_records:
         ),
         markdown="results/{preset}/records/compute.md",
         checksums="results/{preset}/records/SHA256SUMS",
+        run="results/{preset}/records/run.json",
     log:
         "logs/{preset}/records.log",
     benchmark:

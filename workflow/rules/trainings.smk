@@ -5,6 +5,7 @@ rule gather_trainings:
     output:
         histories="results/{preset}/trainings/history.csv",
         runs="results/{preset}/trainings/runs.jsonl",
+        run="results/{preset}/trainings/run.json",
     log:
         "logs/{preset}/trainings.log",
     benchmark:

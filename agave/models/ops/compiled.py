@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -32,14 +33,30 @@ class Shape(ctypes.Structure):
 
 
 def cache_folder() -> Path:
-    """Where the compiled library lies."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agave"
+    """Return the folder of the compiled library: in the user's cache, or where that cannot be written to, for temporary files.
+
+    Raises:
+        OSError: neither can be written to, or the latter belongs to another user.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agave"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: no $HOME, and a user that the system does not know
+        pass
+    folder = Path(tempfile.gettempdir()) / f"agave-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():
+        raise PermissionError(f"{folder} belongs to another user")
+    print(f"note: no home folder that can be written to; compiled kernels go to {folder}", file=sys.stderr)
+    return folder
 
 
 def _processor() -> str:
     """What -march=native depends on: one cache may serve machines with different processors."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
@@ -49,19 +66,18 @@ def build(compiler: str | None = None) -> Path:
     """Compile compiled.c unless that has been done here.
 
     Args:
-        compiler: the command; default: $CC, or cc.
+        compiler: the command, with arguments if it needs some ("ccache gcc"); default: $CC, or cc.
 
     Returns:
         The library.
 
     Raises:
-        OSError, subprocess.SubprocessError: there is no compiler, it fails, or the cache cannot be written to.
+        OSError, ValueError, subprocess.SubprocessError: there is no compiler, it fails, or the cache cannot be written to.
     """
-    command = [compiler or os.environ.get("CC") or "cc", *FLAGS]
-    key = hashlib.sha256("\n".join([SOURCE.read_text(), *command, platform.machine(), _processor()]).encode()).hexdigest()[:16]
-    library = cache_folder() / f"kernels-{key}.so"
+    command = [*shlex.split(compiler or os.environ.get("CC") or "cc"), *FLAGS]
+    made_from = [SOURCE.read_text(encoding="utf-8"), *command, platform.machine(), _processor()]
+    library = cache_folder() / f"kernels-{hashlib.sha256(chr(10).join(made_from).encode()).hexdigest()[:16]}.so"
     if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             made = Path(folder) / library.name
             subprocess.run([*command, str(SOURCE), "-o", str(made), "-lm"], check=True, capture_output=True, timeout=120)
@@ -76,7 +92,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(build()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: a $CC with an open quotation
         print(f"note: no compiled kernels ({error}); torch's own operations take their place, which is slower", file=sys.stderr)
         return None
 

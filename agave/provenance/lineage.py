@@ -1,0 +1,147 @@
+"""The jobs of a preset: which files each reads, their run records, and whether these fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from agave import figures, grid, tables
+from agave.config import Params
+from agave.errors import UserError
+from agave.provenance.run_record import RunRecord
+from agave.results import (
+    CLAIMS,
+    CLAIMS_PAGE,
+    HISTORIES,
+    TRAINING_RECORDS,
+    Results,
+    bound_path,
+    claim_inputs,
+    growth_path,
+    history_paths,
+    iwae_arrays_path,
+    iwae_path,
+    per_image_path,
+    samples_path,
+)
+
+TRAIN_IMAGES, TEST_IMAGES = "prepare/train.npy", "prepare/test.npy"
+WEIGHTS = "model.safetensors"
+RECORDS_RECORD = "records/run.json"
+
+
+def job_inputs(params: Params) -> dict[str, list[str]]:
+    """Return what each job of a preset reads of what earlier jobs wrote.
+
+    Args:
+        params: the parameters of the preset.
+
+    Returns:
+        {run record: files}, all relative to results/<preset>/, in data-flow order. Parts of a bound, which the workflow deletes
+        when they are joined, are left out.
+    """
+    seeds = params.grid.seeds
+    jobs: dict[str, list[str]] = {"prepare/run.json": []}
+    for (step, name, seed), path in history_paths(params).items():
+        read = [TRAIN_IMAGES]
+        if step == "joint":
+            cell = grid.parse(name, params.prepare.image_size, params.pretrain.vae_kl_weight)
+            read += [f"pretrain/vae-resolution~{cell.resolution}/seed~{seed}/{WEIGHTS}"] if cell.has_vae else []
+            read += [f"pretrain/pixelcnn_pp/seed~{seed}/{WEIGHTS}"] if cell.has_pixelcnn_pp else []
+        jobs[str(Path(path).with_name("run.json"))] = read
+    jobs["trainings/run.json"] = list(history_paths(params).values())
+    bounds = [(bound_path, cell, seed) for cell in grid.all_cells(params) for seed in seeds]
+    bounds += [(iwae_path, cell, seed) for cell in grid.table_cells(params) for seed in seeds]
+    drawn = [(samples_path, cell, seeds[0]) for cell in grid.all_cells(params)]
+    for path_of, cell, seed in bounds + drawn:
+        model = f"joint/{cell.name}/seed~{seed}/{WEIGHTS}"
+        jobs[str(Path(path_of(cell, seed)).with_suffix(".json"))] = [TEST_IMAGES, model]
+    jobs["tables/run.json"] = tables.inputs(params)
+    jobs |= {f"figures/figure{name}.json": figures.inputs(name, params) for name in figures.NAMES}
+    jobs["claims/run.json"] = claim_inputs(params)
+    return jobs | {RECORDS_RECORD: _small_files(params, list(jobs))}
+
+
+def small_files(params: Params) -> list[str]:
+    """Return the results of a preset that lie in git, without the folder records/, relative to results/<preset>/, sorted."""
+    return job_inputs(params)[RECORDS_RECORD]
+
+
+def record_files(params: Params) -> list[str]:
+    """Return the files in git that hold run records, relative to results/<preset>/, in data-flow order."""
+    return list(dict.fromkeys(TRAINING_RECORDS if _of_training(path) else path for path in job_inputs(params)))
+
+
+def read_all(results: Results, *, but: Sequence[str] = ()) -> list[RunRecord]:
+    """Read the run record of every job of a preset, in data-flow order.
+
+    Args:
+        results: of the preset.
+        but: run records to leave out, because their jobs have not ended.
+
+    Raises:
+        UserError: one is missing or damaged; the message names the command that makes it.
+    """
+    paths = [path for path in job_inputs(results.params) if path not in but]
+    trained = {record.path: record for record in RunRecord.read_lines(results, TRAINING_RECORDS)}
+    for path in filter(_of_training, paths):
+        if path not in trained:
+            command = f"snakemake trainings --cores all --config preset={results.preset}"
+            raise UserError(f"{results.folder / TRAINING_RECORDS}: holds no line for {path}; gather the run records with: {command}")
+    return [trained[path] if _of_training(path) else RunRecord.read(results, path) for path in paths]
+
+
+def large_files(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Return the weights, histories and arrays, which are not in git, as {path relative to results/<preset>/: SHA-256}."""
+    made = (file for record in records if record.step in ("prepare", "pretrain", "joint") for file in record.files.items())
+    return {path: digest for path, digest in made if not path.endswith(".json")}
+
+
+def input_paths(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """List the inputs of a job as (path in the checkout, SHA-256); the path is empty for a file that lay outside of it."""
+    for given in record.inputs.values():
+        path = Path(given.file)
+        outside = given.file.startswith("sha256:") or path.is_absolute() or ".." in path.parts
+        yield "" if outside else path.as_posix(), given.sha256
+
+
+def broken_links(records: Sequence[RunRecord], params: Params, known: Mapping[str, str]) -> Iterator[tuple[RunRecord, str]]:
+    """Find inputs that are not what earlier jobs wrote.
+
+    Args:
+        records: of all jobs.
+        params: the parameters of the preset.
+        known: {path relative to results/<preset>/: SHA-256} of files whose hash is known otherwise, as run records.
+
+    Yields:
+        (record, path): the job lacks this input, or read another file under its name.
+    """
+    made = {**known, **{path: digest for record in records for path, digest in record.files.items()}}
+    wanted = job_inputs(params)
+    for record in records:
+        named = {re.sub(r"^results/[^/]+/", "", path): digest for path, digest in input_paths(record)}
+        unnamed = {digest for path, digest in input_paths(record) if not path}
+        for path in dict.fromkeys([*wanted.get(record.path, []), *named]):
+            required = path in wanted.get(record.path, [])
+            if path in named:
+                if made.get(path, named[path]) != named[path] or (required and path not in made):
+                    yield record, path
+            elif required and made.get(path) not in unnamed:
+                yield record, path
+
+
+def _small_files(params: Params, jobs: Sequence[str]) -> list[str]:
+    seeds = params.grid.seeds
+    found = {"prepare/manifest.json", HISTORIES, TRAINING_RECORDS, CLAIMS, CLAIMS_PAGE}
+    found |= {path(cell, seed) for cell in grid.all_cells(params) for seed in seeds for path in (bound_path, per_image_path)}
+    found |= {
+        path(cell, seed) for cell in grid.table_cells(params) for seed in seeds for path in (iwae_path, growth_path, iwae_arrays_path)
+    }
+    found |= {samples_path(cell, seeds[0]) for cell in grid.all_cells(params)}
+    found |= {f"tables/{name}" for name in tables.FILES} | {path for name in figures.NAMES for path in figures.outputs(name)}
+    return sorted(found | {path for path in jobs if not _of_training(path)})
+
+
+def _of_training(path: str) -> bool:
+    return path.startswith(("pretrain/", "joint/"))
