@@ -12,7 +12,8 @@ from agave.files import atomic_write
 if TYPE_CHECKING:
     import pandas as pd
 
-Schema = Mapping[str, Literal["text", "integer", "number", "boolean"]]
+Kind = Literal["text", "integer", "number", "boolean"]
+Schema = dict[str, Kind]
 """The required columns of a table and what each holds; an empty entry is a missing value in every kind of column."""
 
 FLOAT_FORMAT = "%.9g"
@@ -44,11 +45,9 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
         raise UserError(f"{path}: lacks the column {', '.join(missing)}")
     if frame.empty:
         raise UserError(f"{path}: holds no row")
-    for column in frame:
-        if column in schema:
-            frame[column] = _converted(path, frame[column], schema[column])
-        else:
-            frame[column] = _inferred(frame[column])
+    for column in frame.columns:
+        kind = schema.get(column)
+        frame[column] = _inferred(frame[column]) if kind is None else _converted(path, frame[column], kind)
     return frame
 
 
@@ -85,10 +84,11 @@ def _converted(path: Path, values: pd.Series[Any], kind: str) -> pd.Series[Any]:
         if kind == "integer":
             wrong |= found.notna() & (found % 1 != 0)
     if wrong.any():
-        line = int(wrong.idxmax())
+        row = int(wrong.to_numpy().argmax())
         accepted = {"integer": "an integer", "number": "a finite number", "boolean": "True or False"}[kind]
-        raise UserError(f"{path}: {values.name} in line {line + 2} is '{values[line]}'; accepted: {accepted}")
-    return found.astype(DTYPES[kind])
+        raise UserError(f"{path}: {values.name} in line {row + 2} is '{values[row]}'; accepted: {accepted}")
+    converted: pd.Series[Any] = found.astype(pd.api.types.pandas_dtype(DTYPES[kind]))
+    return converted
 
 
 def _inferred(values: pd.Series[Any]) -> pd.Series[Any]:

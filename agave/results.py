@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agave import grid
 from agave.config import Params
+from agave.csv_tables import Kind, Schema, read_table
 from agave.errors import UserError
 from agave.grid import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, str]
 
@@ -30,6 +35,43 @@ IWAE_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "elbo_bits_per_dim", "iwae_bits_p
 GROWTH_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "iwae_bits_per_dim", "iwae_bits_per_dim_standard_error", "gain", "gain_standard_error")
 HISTORY_COLUMNS = ("step", "kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
 HISTORIES_COLUMNS = ("stage", "model", "seed", *HISTORY_COLUMNS)
+
+CELL_SCHEMA: Schema = {
+    "cell": "text",
+    "kind": "text",
+    "kl_weight": "number",
+    "levels": "integer",
+    "resolution": "integer",
+    "auxiliary": "boolean",
+    "seed": "integer",
+    "data_set": "text",
+    "images": "integer",
+    "precision": "text",
+}
+"""The first columns of everything that was measured of a cell: which model, and on what."""
+
+
+def _measured(*quantities: str) -> Schema:
+    number: Kind = "number"
+    return {name: number for quantity in quantities for name in (quantity, f"{quantity}_standard_error")}
+
+
+BOUND_SCHEMA: Schema = {**CELL_SCHEMA, **_measured(*BOUND_QUANTITIES)}
+"""evaluate/CELL/seed~SEED/bound.csv (one row) and tables/bounds.csv; bits/dim, the standard errors over images."""
+IWAE_SCHEMA: Schema = {**CELL_SCHEMA, "samples": "integer", **_measured("elbo_bits_per_dim", "iwae_bits_per_dim")}
+"""evaluate/CELL/seed~SEED/iwae.csv (one row) and tables/iwae.csv."""
+GROWTH_SCHEMA: Schema = {**CELL_SCHEMA, "samples": "integer", **_measured("iwae_bits_per_dim", "gain")}
+"""evaluate/CELL/seed~SEED/growth.csv, one row a number of samples."""
+HISTORY_SCHEMA: Schema = {
+    "step": "integer",
+    "kl": "number",
+    "vae_reconstruction": "number",
+    "pixelcnn_reconstruction": "number",
+    "total": "number",
+}
+"""history.csv of a training."""
+HISTORIES_SCHEMA: Schema = {"stage": "text", "model": "text", "seed": "integer", **HISTORY_SCHEMA}
+"""trainings/history.csv, the histories of all trainings."""
 
 
 def bound_path(cell: Cell, seed: int) -> str:
@@ -100,6 +142,81 @@ class Results:
     def wrong(self, path: str, problem: str) -> UserError:
         """An error about the file `path` that names the command which makes it anew."""
         return UserError(f"{self.folder / path}: {problem}; make it with: {self.command(path)}")
+
+    def table(self, path: str, schema: Schema) -> pd.DataFrame:
+        """Read a csv file as a frame.
+
+        Args:
+            path: of the file, relative to results/<preset>/.
+            schema: its columns and what each holds.
+
+        Returns:
+            One row a line; dtypes as `agave.csv_tables.read_table` gives them, missing values as NA.
+
+        Raises:
+            UserError: the file is missing, has no row, lacks a column, or holds a value of another kind.
+        """
+        try:
+            return read_table(self.folder / path, schema)
+        except FileNotFoundError:
+            raise self.wrong(path, "missing") from None
+        except UserError as error:
+            raise self.wrong(path, str(error).removeprefix(f"{self.folder / path}: ")) from None
+
+    def gather(
+        self, cells: Sequence[Cell], path_of: Callable[[Cell, int], str], schema: Schema, *, single: bool = True, data_set: str = ""
+    ) -> pd.DataFrame:
+        """Read one file a cell and seed of the grid, and put them one below the other.
+
+        Args:
+            cells: the models, in the order of the rows.
+            path_of: names the file of a cell and seed, for example `bound_path`.
+            schema: of each file.
+            single: whether a file has exactly one row.
+            data_set: what all must have been measured on; "": the same, whatever it is.
+
+        Returns:
+            The rows of all files.
+
+        Raises:
+            UserError: a file is missing or damaged, or belongs to another cell, seed or data set.
+        """
+        import pandas as pd
+
+        frames: list[pd.DataFrame] = []
+        for cell in cells:
+            for seed in self.params.grid.seeds:
+                path = path_of(cell, seed)
+                frame = self.table(path, schema)
+                if not (frame["cell"].eq(cell.name) & frame["seed"].eq(seed)).all() or (single and len(frame) != 1):
+                    what = "exactly one row," if single else "only rows"
+                    raise self.wrong(path, f"does not hold {what} for the cell {cell.name} and seed {seed}")
+                data_set = data_set or frame["data_set"].iloc[0]
+                if frame["data_set"].ne(data_set).any():
+                    raise self.wrong(path, f"was measured on '{frame['data_set'].iloc[0]}', others on '{data_set}'")
+                if frames and list(frame) != list(frames[0]):
+                    raise self.wrong(path, "has other columns than the cells before it")
+                frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    def bounds_of(self, cells: Sequence[Cell]) -> pd.DataFrame:
+        """Read the rows of tables/bounds.csv of some cells.
+
+        Args:
+            cells: the models.
+
+        Returns:
+            One row a cell and seed of the grid, in their order.
+
+        Raises:
+            UserError: the table is missing or older than the grid.
+        """
+        table = self.table(BOUNDS, BOUND_SCHEMA).set_index(["cell", "seed"], drop=False)
+        wanted = [(cell.name, seed) for cell in cells for seed in self.params.grid.seeds]
+        for name, seed in wanted:
+            if (name, seed) not in table.index:
+                raise self.wrong(BOUNDS, f"has no row for the cell {name}, seed {seed}")
+        return table.loc[wanted].reset_index(drop=True)
 
     def rows(self, path: str, columns: Sequence[str]) -> list[Row]:
         """Read a csv file, every value as it is written there.

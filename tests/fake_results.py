@@ -54,6 +54,7 @@ def bound(cell: Cell, seed: int, params: Params, data_set: str) -> dict[str, obj
         "seed": seed,
         "data_set": data_set,
         "images": 500,
+        "precision": "float32",
         "kl": kl,
         "vae_reconstruction": vae if cell.has_vae else "",
         "pixelcnn_reconstruction": pixelcnn_pp if cell.has_pixelcnn_pp else "",
@@ -122,6 +123,7 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
                 same = {key: row[key] for key in ("cell", "kind", "kl_weight", "levels", "resolution", "auxiliary", "seed", "data_set")}
                 numbers = {
                     "images": 50,
+                    "precision": "float32",
                     "samples": params.evaluate.iwae_samples,
                     "elbo_bits_per_dim": one_sample,
                     "elbo_bits_per_dim_standard_error": 0.12,
@@ -129,7 +131,12 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
                     "iwae_bits_per_dim_standard_error": 0.12,
                 }
                 write_row(results / iwae_path(cell, seed), same | numbers)
-                write_growth(results / growth_path(cell, seed), same | {"images": 50}, one_sample, params.evaluate.iwae_samples)
+                write_growth(
+                    results / growth_path(cell, seed),
+                    same | {"images": 50, "precision": "float32"},
+                    one_sample,
+                    params.evaluate.iwae_samples,
+                )
             arrays = {"original": images(np.random.default_rng(1), count, size, 6)}
             for index, key in enumerate(("reconstruction", "prior")):
                 arrays[key] = images(np.random.default_rng(100 * number + index), count, cell.resolution)
