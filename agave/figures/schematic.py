@@ -82,9 +82,7 @@ BOXES = {
         BLUE,
         (2.36, 0.32, 1.96, 0.78),
     ),
-    "primary": Box(
-        "primary reconstruction", (LOG_PROB_X, "mixture of {mixtures} logistics"), BLUE, (0.06, 0.32, 1.62, 0.78), loss=True
-    ),
+    "primary": Box("primary reconstruction", (LOG_PROB_X, "mixture of {mixtures} logistics"), BLUE, (0.06, 0.32, 1.62, 0.78), loss=True),
 }
 ARROWS = (
     Arrow(((1.16, 2.05), (1.38, 2.05))),

@@ -52,6 +52,7 @@ _RC: dict[str, Any] = {
     "legend.fontsize": SMALL,
     "legend.frameon": False,
     "lines.linewidth": 1.4,
+    "lines.markersize": 5,
     "pdf.fonttype": 42,  # text stays text
 }
 
