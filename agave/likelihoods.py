@@ -1,39 +1,25 @@
 """Discretized logistic likelihoods: pure functions of network outputs and 8-bit images.
 
-Everything is in nats; `bits_per_dim` is the one place that divides.
+Everything is in nats; `agave.units.bits_per_dim` is the one place that divides.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from agave.auxiliary_image import quantize
 from agave.models.ops import compiled
+from agave.units import bits_per_dim as bits_per_dim
 
 LOG_SCALE_MIN = -7.0  # of the mixture, in [-1, 1] units; a scale far below one colour level (Salimans et al. 2017)
 _LIMIT = 1e18  # of standardized values: squares and sums over an image stay finite in float32
-
-
-Nats = TypeVar("Nats", float, Tensor, NDArray[np.float64])
-
-
-def bits_per_dim(nats: Nats, dimensions: int) -> Nats:
-    """Negative log-likelihood in nats to bits per dimension.
-
-    Args:
-        nats: nats per image.
-        dimensions: number of values per image, 3 H W.
-    """
-    return nats / (dimensions * math.log(2))
 
 
 class _LogBinMass(torch.autograd.Function):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMULA = "sqrt(mean over seeds of (standard error over images)² + variance over seeds / number of seeds)"
 """`standard_error` in words, for captions."""
@@ -34,10 +38,10 @@ def standard_error(means: Sequence[float], of_images: Sequence[float]) -> float:
 
     Args:
         means: over images, one a seed.
-        of_images: standard errors over images, one a seed, in the same unit.
+        of_images: standard errors over images, one a seed, in the same unit; NaN where there is a single image.
 
     Returns:
-        The standard error, in the same unit.
+        The standard error, in the same unit; NaN where a standard error over images is.
 
     Raises:
         ValueError: there are no seeds, or the lengths differ.
@@ -49,3 +53,26 @@ def standard_error(means: Sequence[float], of_images: Sequence[float]) -> float:
     images = math.fsum(error**2 for error in of_images) / seeds
     trainings = math.fsum((value - mean) ** 2 for value in means) / (seeds - 1) / seeds if seeds > 1 else 0.0
     return math.sqrt(images + trainings)
+
+
+def over_seeds(table: pd.DataFrame, quantity: str, by: Sequence[str] = ("cell",)) -> pd.DataFrame:
+    """Average a quantity over seeds, with its standard error over images and seeds.
+
+    Args:
+        table: one row a seed, with a column of the quantity's name, the mean over images, and one of that name with
+            "_standard_error" at its end, the standard error over images.
+        quantity: which.
+        by: the columns that tell apart what is averaged separately.
+
+    Returns:
+        One row a group in the order of the table, indexed by `by`: columns `value`, `standard_error` and `seeds`.
+    """
+    import pandas as pd
+
+    def averaged(rows: pd.DataFrame) -> pd.Series[float]:
+        values, errors = (rows[column].to_list() for column in (quantity, f"{quantity}_standard_error"))
+        return pd.Series({"value": math.fsum(values) / len(values), "standard_error": standard_error(values, errors), "seeds": len(rows)})
+
+    means = table.groupby(list(by), sort=False, dropna=False)[[quantity, f"{quantity}_standard_error"]].apply(averaged)
+    means["seeds"] = means["seeds"].astype("int64")
+    return means
