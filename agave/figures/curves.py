@@ -17,20 +17,20 @@ from agave.figures import figure_cells
 from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, SMALL, WIDTH, save, style, wrap
 from agave.grid import Cell
 from agave.results import BOUND_QUANTITIES, BOUNDS, GROWTH_SCHEMA, HISTORIES, HISTORIES_SCHEMA, Results, growth_path
-from agave.statistics import FORMULA, standard_error
+from agave.statistics import FORMULA, over_seeds
 
 SMOOTH = 9  # rows of a training history that are averaged; odd
 ALONE = "PixelCNN++ alone"
-NAMES = {
+LABELS = {
     "vae_bits_per_dim": "VAE decoder",
     "vae_reconstruction": "VAE reconstruction",
     "pixelcnn_bits_per_dim": "PixelCNN decoder",
     "pixelcnn_reconstruction": "PixelCNN reconstruction",
     "kl": "KL",
 }
-COLORS = {"kl": GREEN} | {quantity: ORANGE if quantity.startswith("vae") else BLUE for quantity in NAMES if quantity != "kl"}
+COLORS = {"kl": GREEN} | {quantity: ORANGE if quantity.startswith("vae") else BLUE for quantity in LABELS if quantity != "kl"}
 MARKERS = ["s", "o", "^", "D", "v", "P", "X"]
-DASHES = {quantity: (3.7, 1.6) if quantity.endswith("reconstruction") else "" for quantity in NAMES}
+DASHES = {quantity: (3.7, 1.6) if quantity.endswith("reconstruction") else "" for quantity in LABELS}
 
 
 def draw(name: str, source: Results) -> None:
@@ -43,24 +43,6 @@ def draw(name: str, source: Results) -> None:
     with style():
         figure, data = makers[name](source)
         save(figure, name, source, data)
-
-
-def over_seeds(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Average a column over seeds.
-
-    Args:
-        table: one row a seed and combination of `by`, with the columns `value` and, over images, `value`_standard_error.
-        by: the columns that tell what is averaged apart.
-        value: the column to average.
-
-    Returns:
-        One row for each combination of `by`, in the order of the table: these columns, `value` and its `standard_error` over images
-        and seeds (`agave.statistics.standard_error`), and the number of `seeds`.
-    """
-    error = f"{value}_standard_error"
-    groups = table.groupby(by, sort=False, dropna=False)
-    errors = groups[[value, error]].apply(lambda group: standard_error(group[value].tolist(), group[error].tolist()))
-    return groups.agg(**{value: (value, "mean"), "seeds": ("seed", "nunique")}).assign(standard_error=errors).reset_index()
 
 
 def estimates(source: Results, cells: Sequence[Cell], quantities: Sequence[str]) -> pd.DataFrame:
@@ -87,7 +69,8 @@ def estimates(source: Results, cells: Sequence[Cell], quantities: Sequence[str])
     missing = table[table["bits_per_dim"].isna()]
     if len(missing):
         raise source.wrong(BOUNDS, f"{missing['quantity'].iloc[0]} of {missing['cell'].iloc[0]} is missing")
-    found = over_seeds(table, ["cell", "kl_weight", "levels", "data_set", "quantity"], "bits_per_dim")
+    found = over_seeds(table, "bits_per_dim", ["cell", "kl_weight", "levels", "data_set", "quantity"]).reset_index()
+    found = found.rename(columns={"value": "bits_per_dim"})
     return found[["cell", "kl_weight", "levels", "quantity", "bits_per_dim", "standard_error", "seeds", "data_set"]]
 
 
@@ -120,7 +103,7 @@ def _figure_4(source: Results) -> tuple[Figure, pd.DataFrame]:
 
     figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     panels = figure.subplot_mosaic([["all", "pixelcnn_pp"], ["all", "kl"]], width_ratios=[1.55, 1])
-    for name, quantities in {"all": list(NAMES), "pixelcnn_pp": ["pixelcnn_bits_per_dim"], "kl": ["kl"]}.items():
+    for name, quantities in {"all": list(LABELS), "pixelcnn_pp": ["pixelcnn_bits_per_dim"], "kl": ["kl"]}.items():
         _curves(panels[name], found[found["quantity"].isin(quantities)])
     for name in ("all", "pixelcnn_pp"):
         panels[name].axhline(level, color=INK, linestyle=":", linewidth=1.2)
@@ -137,7 +120,7 @@ def _figure_4(source: Results) -> tuple[Figure, pd.DataFrame]:
         ALONE, where, offset, ("axes fraction", "data"), "offset points", va="top" if below else "bottom", size=SMALL
     )
     last = found[found["cell"] == agave[-1].name].set_index("quantity")["bits_per_dim"]
-    ends = [(label, COLORS[quantity], float(last[quantity])) for quantity, label in NAMES.items()]
+    ends = [(label, COLORS[quantity], float(last[quantity])) for quantity, label in LABELS.items()]
     _label_ends(panels["all"], [*ends, (ALONE, INK, level)], agave[-1].kl_weight)
     text = "Solid lines: bits/dim of a decoder, the sum of the KL and the decoder's reconstruction term (dashed)."
     _caption(figure, source, f"{text} Bands: {_error_note(source)}.")
@@ -232,7 +215,7 @@ def _error_bars(axes: Axes, found: pd.DataFrame, x: str, y: str, color: str) -> 
 def _growth(source: Results) -> tuple[Figure, pd.DataFrame]:
     seeds, shown = source.params.grid.seeds, figure_cells("growth", source.params)
     table = source.gather(shown, growth_path, GROWTH_SCHEMA, single=False)
-    found = over_seeds(table, ["cell", "samples"], "gain")
+    found = over_seeds(table, "gain", ["cell", "samples"]).reset_index().rename(columns={"value": "gain"})
     for cell in shown:
         if (found.loc[found["cell"] == cell.name, "seeds"] != len(seeds)).any():
             raise source.wrong(growth_path(cell, seeds[-1]), "has other numbers of samples than the first seed")

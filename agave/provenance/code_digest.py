@@ -24,7 +24,7 @@ ENTRY_MODULES = {
     "evaluate": "agave.steps.evaluate",
     "sample": "agave.steps.sample",
     "tables": "agave.tables",
-    "figures": "agave.figures",
+    "figures": "agave.steps.figures",
     "claims": "agave.claims",
     "records": "agave.steps.records",
     "report": "agave.steps.report",

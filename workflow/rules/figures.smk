@@ -1,4 +1,4 @@
-# One rule a figure, each with the files that it shows: only small csv and npz files, never a model.
+# One rule a figure, so that a changed result redraws only the figures that show it. They read small csv and npz files, never a model.
 SHOWS = {
     "1a": "samples of the VAE alone",
     "1b": "samples of PixelCNN++ alone",
@@ -10,7 +10,7 @@ SHOWS = {
     "5a": "reconstructions, by colour levels",
     "5b": "bits/dim, by colour levels",
     "6": "samples with coarser auxiliary images",
-    "completions": "rows given, the others drawn",
+    "completions": "images of which some rows are given",
     "growth": "the bound, by number of samples",
     "training": "training curves",
 }
@@ -44,11 +44,11 @@ for NAME in figures.NAMES:
         params:
             figure=NAME,
             figures=block("figures"),
-            shown=shown(figures.figure_cells(NAME, PARAMS)),
+            shown=figures.caption_values(NAME, PARAMS),
             networks=[block("model"), PARAMS.prepare.image_size] if NAME == "2" else [],
             source=SOURCES["figures"],
         shell:
-            "agave figure {params.figure} --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
+            "agave figures {params.figure} --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
 
 
 rule figures:
