@@ -198,9 +198,9 @@ def figures(names: tuple[str, ...], params: Params, preset: str, results: Path) 
 
     NAME is one of 1a, 1b, 1c, 2, 3a, 3b, 4, 5a, 5b, 6, completions, growth and training.
     """
-    from agave.steps.figures import draw_figures
+    from agave.steps.figures import run
 
-    draw_figures(names, params, preset, results)
+    run(names, params, preset, results)
 
 
 @main.command()

@@ -22,7 +22,7 @@ from agave.figures import curves, images, mosaic, schematic
 from agave.figures.style import text_width, wrap
 from agave.results import BOUNDS, HISTORIES, Results, growth_path, history_paths, samples_path
 from agave.statistics import FORMULA
-from agave.steps.figures import draw_figures
+from agave.steps import figures as step
 
 ROOT = Path(__file__).parent.parent
 SHAPED = {"1a": ["prior"], "1b": ["prior_sample"], "1c": ["prior", "prior_sample"]}
@@ -304,16 +304,15 @@ def test_report_captions_name_the_numbers_they_show(preset: str) -> None:
     params = load(ROOT / "params.yaml", preset)
     rendered = {}
     for path in (ROOT / "workflow/report").glob("*.rst"):
-        given: dict[str, object] = {"kl_weight": params.grid.table_kl_weight, "samples": params.evaluate.iwae_samples}
-        if path.stem.startswith("figure"):
-            given = {"shown": figures.caption_values(path.stem.removeprefix("figure"), params)}
+        name = path.stem.removeprefix("figure")
+        given = {"shown": figures.caption_values(name, params)} if name in figures.NAMES else {}
         job = {"wildcards": {"preset": preset}, "params": given}
-        if path.stem != "workflow":
+        if name != "workflow":
             rendered[path.stem] = Environment(undefined=StrictUndefined).from_string(path.read_text("utf-8")).render(snakemake=job)
     assert {f"figure{name}" for name in figures.NAMES} | {"table1", "claims", "compute", "comparisons", "provenance"} == set(rendered)
     assert all(f"preset {preset}" in text for text in rendered.values())
-    assert f"λ = {params.grid.table_kl_weight:g}" in rendered["figure1c"] and f"λ = {params.grid.table_kl_weight:g}" in rendered["table1"]
-    assert f"K = {params.evaluate.iwae_samples}" in rendered["table1"] and f"K = {params.evaluate.iwae_samples}" in rendered["figuregrowth"]
+    assert f"λ = {params.grid.table_kl_weight:g}" in rendered["figure1c"]
+    assert f"K = {params.evaluate.iwae_samples}" in rendered["figuregrowth"]
     assert f"λ = {params.grid.levels_kl_weight:g}" in rendered["figure5b"]
     assert ", ".join(f"{weight:g}" for weight in sorted(params.grid.kl_weights)) in rendered["figure4"]
     assert all(FORMULA in rendered[name] for name in ("figure4", "figure5b", "figuregrowth", "table1"))
@@ -350,9 +349,9 @@ def test_other_numbers_of_samples_in_one_seed_are_refused(params: Params, tmp_pa
 def test_the_step_draws_several_figures_each_with_its_record(params: Params, results: Path, tmp_path: Path) -> None:
     copy_inputs("4", params, results, tmp_path)
     with pytest.raises(UserError, match="no figure '7'"):
-        draw_figures(["2", "7"], params, "tiny", tmp_path)
+        step.run(["2", "7"], params, "tiny", tmp_path)
     assert not (tmp_path / "figures").exists()
-    draw_figures(["2", "4"], params, "tiny", tmp_path)
+    step.run(["2", "4"], params, "tiny", tmp_path)
     for name in ("2", "4"):
         record = json.loads((tmp_path / f"figures/figure{name}.json").read_text())
         assert set(record["inputs"]) == set(figures.inputs(name, params))

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agave import figures
+from agave.cli_options import recorded
 from agave.config import Params
-from agave.provenance.run_record import Record
 
 
-def draw_figures(names: Sequence[str], params: Params, preset: str, results: Path) -> None:
+def inputs(name: str, params: Params) -> list[str]:
+    """List the files that a figure is drawn from, relative to results/<preset>/."""
+    return figures.inputs(name, params)
+
+
+def options(name: str, params: Params) -> dict[str, Any]:
+    """Return the parameters that a figure depends on: its look, and what its labels and footnote say."""
+    read: dict[str, Any] = {"figures": params.figures.model_dump()}
+    if name == "2":
+        read["model"] = params.model.model_dump()
+        read["prepare"] = params.prepare.model_dump(include={"image_size"})
+        read["grid"] = params.grid.model_dump(include={"levels", "resolutions"})
+    else:
+        read["cells"] = [cell.name for cell in figures.figure_cells(name, params)]
+        read["grid"] = params.grid.model_dump(include={"seeds"})
+    if name in figures.IMAGE_FIGURES:
+        read["sample"] = params.sample.model_dump(include={"seed", "completion_rows", "temperature"})
+    return read
+
+
+def run(names: Sequence[str], params: Params, preset: str, results: Path) -> None:
     """Draw figures one after the other in this process, so that the plotting libraries are loaded once.
 
-    Each figure reads `agave.figures.inputs`, and is written by `agave.figures.draw` as `agave.figures.outputs`, with its run record
-    figures/figureNAME.json.
+    Each figure is written as `agave.figures.outputs` says, with its run record figures/figureNAME.json.
 
     Args:
         names: some of `agave.figures.NAMES`; none: all of them.
@@ -25,9 +45,9 @@ def draw_figures(names: Sequence[str], params: Params, preset: str, results: Pat
     Raises:
         UserError: there is no such figure, or an input is missing or damaged; the message names the command that makes it.
     """
-    due = {name: figures.inputs(name, params) for name in names or figures.NAMES}
+    due = {name: inputs(name, params) for name in names or figures.NAMES}
     for name, paths in due.items():
-        read = {path: results / path for path in paths if (results / path).exists()}  # the figure itself says what is missing
-        record = Record("figures", {"figures": params.figures.model_dump()}, read)
-        figures.draw(name, params, preset, results)
-        record.write(results / f"figures/figure{name}.json", [results / path for path in figures.outputs(name)])
+        read = {path: results / path for path in paths}
+        with recorded("figures", options(name, params), read, results / f"figures/figure{name}.json") as outputs:
+            figures.draw(name, params, preset, results)
+            outputs += [results / path for path in figures.outputs(name)]

@@ -1,3 +1,6 @@
+from agave.steps import figures as figures_step
+
+
 # One rule a figure, so that a changed result redraws only the figures that show it. They read small csv and npz files, never a model.
 SHOWS = {
     "1a": "samples of the VAE alone",
@@ -22,7 +25,7 @@ for NAME in figures.NAMES:
         name:
             f"figure_{NAME}"
         input:
-            expand("results/{{preset}}/{path}", path=figures.inputs(NAME, PARAMS)),
+            expand("results/{{preset}}/{path}", path=figures_step.inputs(NAME, PARAMS)),
         output:
             pdf=f"results/{{preset}}/figures/figure{NAME}.pdf",
             png=report(
@@ -43,9 +46,8 @@ for NAME in figures.NAMES:
             runtime=10,
         params:
             figure=NAME,
-            figures=block("figures"),
+            options=figures_step.options(NAME, PARAMS),
             shown=figures.caption_values(NAME, PARAMS),
-            networks=[block("model"), PARAMS.prepare.image_size] if NAME == "2" else [],
             source=SOURCES["figures"],
         shell:
             "agave figures {params.figure} --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"

@@ -40,8 +40,6 @@ rule report_pages:
         mem_mb=600,
         runtime=10,
     params:
-        kl_weight=PARAMS.grid.table_kl_weight,
-        samples=PARAMS.evaluate.iwae_samples,
         source=SOURCES["report"],
     shell:
         "agave report --preset {wildcards.preset} --results results/{wildcards.preset}" " --output $(dirname {output.claims}) > {log} 2>&1"
