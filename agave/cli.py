@@ -167,16 +167,16 @@ def tables(params: Params, preset: str, results: Path) -> None:
 
 
 @main.command()
-@click.argument("name")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @results_options
-def figure(name: str, params: Params, preset: str, results: Path) -> None:
-    """Draw figure NAME (1a 1b 1c 2 3a 3b 4 5a 5b 6 completions growth training) as PDF and PNG, with the data behind it."""
-    from agave import figures
+def figures(names: tuple[str, ...], params: Params, preset: str, results: Path) -> None:
+    """Draw the figures NAME, or all of them, as PDF and PNG, with the data behind each.
 
-    inputs = {path: results / path for path in figures.inputs(name, params)}
-    with recorded("figures", blocks_of(params, "figures"), inputs, results / f"figures/figure{name}.json") as outputs:
-        figures.draw(name, params, preset, results)
-        outputs += [results / path for path in figures.outputs(name)]
+    NAME is one of 1a, 1b, 1c, 2, 3a, 3b, 4, 5a, 5b, 6, completions, growth and training.
+    """
+    from agave.steps.figures import run
+
+    run(names, params, preset, results)
 
 
 @main.command()

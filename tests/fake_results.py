@@ -121,7 +121,7 @@ def write_iwae(results: Path, cell: Cell, seed: int, params: Params, row: dict[s
 
 
 def write_results(params: Params, results: Path, data_set: str = "photos test (500 crops)") -> None:
-    """Everything that `agave tables` and `agave figure` read."""
+    """Everything that `agave tables` and `agave figures` read."""
     size, count = params.prepare.image_size, params.sample.images
     for number, cell in enumerate(grid.all_cells(params)):
         for seed in params.grid.seeds:

@@ -24,11 +24,11 @@ PROGRAMS = "agave|apt-get|cp|dvc|git|make|mkdocs|pip|pytest|python|rm|scancel|sc
 # Run here as they stand, in a throw-away checkout with a preset `mine`.
 RUN = [
     r"agave --help",
-    r"agave (joint|figure) --help",
+    r"agave (joint|figures) --help",
     r"agave (config|summary|plan)( --preset \w+)?",
     r"agave digest [a-z]+",
     r"agave claims --preset demo --results results/demo",
-    r"agave figure 4 --preset demo --results results/demo",
+    r"agave figures 4 --preset demo --results results/demo",
     r"agave prune --dry-run --preset demo --results results/demo",
     r"agave prepare --preset demo --images my_images.npz --output work/look",
     r"snakemake -n all --profile workflow/profiles/local( --config preset=mine)?",
@@ -41,7 +41,7 @@ RUN = [
 
 # Run by another test: at the sizes of that test where the page names larger ones.
 TESTED = {
-    r"agave (STEP|figure)": "test_cli.py::test_help",
+    r"agave STEP": "test_cli.py::test_help",
     r"agave digest STEP": "test_source.py::test_unknown_step_and_missing_module_are_named",
     r"agave evaluate \.\.\. --memory MIB": "test_evaluation.py::test_bad_input_is_named_before_any_work",
     r"agave import-weights .*|agave export-weights .*": "test_weights.py::test_import_and_export",

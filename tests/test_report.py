@@ -264,7 +264,7 @@ def test_every_item_of_every_category_opens(tiny: str, look: Callable[..., Seen]
 def test_a_figure_and_the_verdicts_are_seen(tiny: str, look: Callable[..., Seen]) -> None:
     figure = look(tiny, 'await open_category("Figures"); await open_item("4"); await open_caption("4");', keep_as="figure4")
     assert "Figure 4, preset tiny: bits per dimension of both decoders" in figure.text
-    blue = figure.colours().get((0, 114, 178), 0)
+    blue = figure.colours().get((1, 115, 178), 0)
     assert blue > 300 and figure.requests == []
     claims = look(tiny, 'await open_category("Claims"); await open_item("Claims and verdicts");', keep_as="claims")
     colours = dict(re.findall(r"\.([a-z-]+) { background: #(\w{6});", report.STYLE))

@@ -1,11 +1,12 @@
-"""The figures of the paper, drawn from small csv and npz files alone: never a model, never torch.
+"""Draw the figures of the paper from small csv and npz files alone, without any model and without torch.
 
-`inputs` says which files a figure reads, `draw` draws it. The plotting library is loaded by `draw` only,
-so that planning a workflow stays fast.
+`inputs` names the files that a figure reads, `draw` draws it. Only `draw` loads the plotting libraries, so that planning a
+workflow stays fast.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from agave import grid
@@ -19,7 +20,7 @@ IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6", "completions")
 
 
 def figure_cells(name: str, params: Params) -> list[Cell]:
-    """The cells that a figure shows, in the order in which it shows them."""
+    """Return the cells that a figure shows, in the order in which it shows them."""
     vae, pixelcnn_pp = grid.baselines(params)
     if name in ("1a", "1b"):
         return [vae if name == "1a" else pixelcnn_pp]
@@ -45,7 +46,7 @@ def figure_cells(name: str, params: Params) -> list[Cell]:
 
 
 def inputs(name: str, params: Params) -> list[str]:
-    """The files that a figure reads, relative to results/<preset>/.
+    """Return the files that a figure reads, relative to results/<preset>/.
 
     Raises:
         UserError: there is no such figure.
@@ -63,9 +64,37 @@ def inputs(name: str, params: Params) -> list[str]:
 
 
 def outputs(name: str) -> list[str]:
-    """The files that `draw` writes, relative to results/<preset>/."""
+    """Return the files that `draw` writes, relative to results/<preset>/."""
     data = "npz" if name in IMAGE_FIGURES else "csv"
     return [f"figures/figure{name}.{ending}" for ending in ("pdf", "png", data)]
+
+
+def caption_values(name: str, params: Params) -> dict[str, str]:
+    """Return the values that the caption of a figure in the report names.
+
+    Args:
+        name: one of NAMES.
+        params: the parameters of the preset.
+
+    Returns:
+        {name of a value: text}: lists of the models' `kl_weights` and `levels`, the number of `models` and `seeds`, the first `seed`
+        and, for the figures that need them, `samples`, `rows` and `temperature`. Empty for Figure 2, which shows no result.
+    """
+    cells, sample = figure_cells(name, params), params.sample
+    if name == "2":
+        return {}
+    more = {
+        "growth": {"samples": str(params.evaluate.iwae_samples)},
+        "completions": {"rows": str(sample.completion_rows), "temperature": f"{sample.temperature:g}"},
+    }
+    return {
+        "models": str(len(cells)),
+        "kl_weights": _listed(cell.kl_weight for cell in cells if cell.has_vae),
+        "levels": _listed(cell.levels for cell in cells if cell.has_vae),
+        "seed": str(params.grid.seeds[0]),
+        "seeds": "1 training seed" if len(params.grid.seeds) == 1 else f"{len(params.grid.seeds)} training seeds",
+        **more.get(name, {}),
+    }
 
 
 def draw(name: str, params: Params, preset: str, results: Path) -> None:
@@ -96,6 +125,10 @@ def draw(name: str, params: Params, preset: str, results: Path) -> None:
         from agave.figures import curves
 
         curves.draw(name, source)
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(set(values)))
 
 
 def _check(name: str) -> None:

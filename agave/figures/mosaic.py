@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from skimage.util import montage
 
 from agave.figures.style import GREY, SMALL, TEXT, WIDTH, text_width, wrap
 
@@ -44,10 +45,11 @@ def mosaic(images: NDArray[np.uint8], gap: int) -> NDArray[np.uint8]:
     Returns:
         uint8 (rows H + (rows - 1) gap, columns W + (columns - 1) gap, 3).
     """
-    padded = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    rows, columns, height, width, _ = padded.shape
-    joined = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)  # (rows, H, columns, W, 3) -> picture
-    return joined[: joined.shape[0] - gap, : joined.shape[1] - gap]
+    rows, columns = images.shape[:2]
+    flat = images.reshape(rows * columns, *images.shape[2:])  # (rows, columns, H, W, 3) -> (N, H, W, 3)
+    joined = montage(flat, fill=[255] * 3, padding_width=gap, grid_shape=(rows, columns), channel_axis=-1)
+    picture: NDArray[np.uint8] = joined[gap:-gap, gap:-gap]  # without the frame that montage adds
+    return picture
 
 
 def compose(page: Sequence[Sequence[Block]], footnote: str, dpi: int) -> Figure:

@@ -1,21 +1,21 @@
-"""Figure 2: the model and the three terms of its objective, drawn from the real parameters of a preset."""
+"""Figure 2: the model and the three terms of its objective, with the sizes of a preset. Boxes and arrows are data."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch
 
 from agave import grid
 from agave.config import Params
-from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SMALL, TEXT, WIDTH, save, style, text_width
+from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SMALL, TEXT, save, style, text_width
 from agave.results import Results
 
-HEIGHT = 3.98  # inches
+PAGE = 6.52, 3.98  # inches
 NEUTRAL = "#888888"
 
 
@@ -25,109 +25,102 @@ class Box:
 
     Attributes:
         title: first line.
-        lines: its sizes.
+        lines: its sizes; names in braces are entries of `sizes`.
         color: of the frame; the box is filled with a light tint of it.
-        left: inches from the left edge of the figure.
-        bottom: inches from the lower edge.
-        width: inches.
-        height: inches.
+        place: left edge, lower edge, width and height, inches.
         loss: whether it is a term of the objective (dashed frame).
     """
 
     title: str
     lines: tuple[str, ...]
     color: str
-    left: float
-    bottom: float
-    width: float
-    height: float
+    place: tuple[float, float, float, float]
     loss: bool = False
 
-    def at(self, side: str, part: float = 0.5) -> tuple[float, float]:
-        """A point on the frame: side "left", "right", "top" or "bottom", at `part` of its length, inches."""
-        if side in ("left", "right"):
-            return self.left + (self.width if side == "right" else 0), self.bottom + part * self.height
-        return self.left + part * self.width, self.bottom + (self.height if side == "top" else 0)
+    def texts(self, values: dict[str, str]) -> tuple[str, ...]:
+        """Return all lines with the sizes of a preset; a formula stays as it is."""
+        return (self.title, *(line if "$" in line else line.format(**values) for line in self.lines))
 
 
-def gated_blocks(params: Params) -> int:
-    """Gated blocks of one stream of the PixelCNN, up and down pass.
+@dataclass(frozen=True)
+class Arrow:
+    """A line with a head at its last point.
 
-    Source: Salimans et al. (2017): R per resolution up; R at the coarsest and R + 1 at each other resolution down.
+    Attributes:
+        points: its corners, inches.
+        color: of the line.
+        label: beside it, if anything.
+        at: where the label stands, inches.
+        side: "left", "right" or "center" of the label is there.
     """
-    network = params.model.pixelcnn_pp
-    return 2 * network.resnets * network.resolutions + network.resolutions - 1
+
+    points: tuple[tuple[float, float], ...]
+    color: str = INK
+    label: str = ""
+    at: tuple[float, float] = (0, 0)
+    side: str = "center"
 
 
-def boxes(params: Params) -> dict[str, Box]:
-    """The parts of the model with the sizes that the preset gives them."""
-    size, vae, pixelcnn_pp = params.prepare.image_size, params.model.vae, params.model.pixelcnn_pp
-    grids = _listed([f"{size // 2 ** (scale + 1)}×{size // 2 ** (scale + 1)}" for scale in range(vae.depth)])
-    per_scale = "" if vae.depth == 1 else " per scale"
+KL = r"$-\,\lambda\,D_\mathrm{KL}\,(q(z|x)\,||\,p(z))$"
+LOG_PROB_X = r"$\mathrm{E}_q\,\Sigma_i\,\ln\,p(x_i\,|\,x_{<i},z)$"
+LOG_PROB_Y = r"$\mathrm{E}_q\,\Sigma_j\,\ln\,p(y_j\,|\,z)$"
+BOXES = {
+    "x": Box("image x", ("{x}×3", "256 levels"), NEUTRAL, (0.06, 1.66, 1.1, 0.78)),
+    "encoder": Box("encoder q(z|x)", ("ResNet + IAF", "{layers}", "{hidden} feature maps"), ORANGE, (1.38, 1.66, 1.1, 0.78)),
+    "z": Box("latent z", ("prior p(z), learned", "{layers} of", "{latent}"), ORANGE, (2.7, 1.66, 1.1, 0.78)),
+    "decoder": Box("VAE decoder", ("top-down ResNet", "{layers}", "{hidden} feature maps"), ORANGE, (4.02, 1.66, 1.1, 0.78)),
+    "f": Box("f(z)", ("means of the pixels", "{y}"), ORANGE, (5.34, 1.66, 1.1, 0.78)),
+    "y": Box("auxiliary image y", ("{y}", "{levels} levels"), NEUTRAL, (0.06, 2.98, 1.62, 0.78)),
+    "kl": Box("regularization", (KL,), GREEN, (1.96, 2.86, 1.62, 0.52), loss=True),
+    "auxiliary": Box("auxiliary reconstruction", (LOG_PROB_Y, "logistic, 3 scales"), PINK, (4.82, 2.98, 1.62, 0.78), loss=True),
+    "stream": Box(
+        "feature stream", ("non-masked convolutions", "{blocks} layers", "{stream} feature maps"), BLUE, (5.12, 0.32, 1.32, 0.78)
+    ),
+    "pixelcnn_pp": Box(
+        "conditional PixelCNN++",
+        ("2 streams of {blocks} gated blocks", "{filters} feature maps", "{scales}"),
+        BLUE,
+        (2.36, 0.32, 1.96, 0.78),
+    ),
+    "primary": Box("primary reconstruction", (LOG_PROB_X, "mixture of {mixtures} logistics"), BLUE, (0.06, 0.32, 1.62, 0.78), loss=True),
+}
+ARROWS = (
+    Arrow(((1.16, 2.05), (1.38, 2.05))),
+    Arrow(((2.48, 2.05), (2.7, 2.05))),
+    Arrow(((3.8, 2.05), (4.02, 2.05))),
+    Arrow(((5.12, 2.05), (5.34, 2.05))),
+    Arrow(((5.12, 0.71), (4.32, 0.71)), BLUE, "to every\ngated block", (4.72, 0.71)),
+    Arrow(((2.36, 0.71), (1.68, 0.71)), BLUE),
+    Arrow(((0.46, 2.44), (0.46, 2.98)), INK, "box average, quantize", (0.52, 2.71), "left"),
+    Arrow(((0.46, 1.66), (0.46, 1.1)), INK, "target", (0.4, 1.38), "right"),
+    # teacher forcing, between the two rows
+    Arrow(((0.86, 1.66), (0.86, 1.38), (3.34, 1.38), (3.34, 1.1)), INK, "$x_{<i}$ (when sampling: its own pixels)", (2.1, 1.48)),
+    Arrow(((2.26, 2.44), (2.26, 2.86)), GREEN, "q(z|x)", (2.31, 2.65), "left"),
+    Arrow(((3.25, 2.44), (3.25, 2.86)), GREEN, "p(z)", (3.3, 2.65), "left"),
+    Arrow(((1.68, 3.68), (4.82, 3.68)), INK, "target", (2.77, 3.78)),
+    Arrow(((5.89, 2.44), (5.89, 2.98)), PINK, "p(y|z)", (5.95, 2.71), "left"),
+    Arrow(((5.89, 1.66), (5.89, 1.1)), BLUE, "enlarged to the size of x", (5.83, 1.38), "right"),
+)
+
+
+def sizes(params: Params) -> dict[str, str]:
+    """Return what the boxes say about a preset, as text."""
+    size, vae, network = params.prepare.image_size, params.model.vae, params.model.pixelcnn_pp
     targets = [cell for cell in grid.all_cells(params) if cell.kind == "agave" and cell.auxiliary]
-    sizes = _listed([f"{r}×{r}" for r in sorted({cell.resolution for cell in targets}, reverse=True)])
-    levels = _listed([str(b) for b in sorted({cell.levels for cell in targets}, reverse=True)])
-    blocks = gated_blocks(params)
-    scales = _listed([f"{size // 2**i}×{size // 2**i}" for i in range(pixelcnn_pp.resolutions)])
-    layers = f"{vae.blocks} layer{'s' if vae.blocks > 1 else ''}{per_scale}"
-    column = [0.06 + index * 1.32 for index in range(5)]
-    width, top, middle, bottom = 1.1, 2.98, 1.66, 0.32
+    layers = f"{vae.blocks} layer{'s' if vae.blocks > 1 else ''}{' per scale' if vae.depth > 1 else ''}"
     return {
-        "x": Box("image x", (f"{size}×{size}×3", "256 levels"), NEUTRAL, column[0], middle, width, 0.78),
-        "encoder": Box("encoder q(z|x)", ("ResNet + IAF", layers, f"{vae.hidden} feature maps"), ORANGE, column[1], middle, width, 0.78),
-        "z": Box(
-            "latent z",
-            ("prior p(z), learned", f"{layers} of", f"{grids}×{vae.latent}"),
-            ORANGE,
-            column[2],
-            middle,
-            width,
-            0.78,
-        ),
-        "decoder": Box("VAE decoder", ("top-down ResNet", layers, f"{vae.hidden} feature maps"), ORANGE, column[3], middle, width, 0.78),
-        "f": Box("f(z)", ("means of the pixels", f"{sizes}"), ORANGE, column[4], middle, width, 0.78),
-        "y": Box("auxiliary image y", (sizes, f"{levels} levels"), NEUTRAL, column[0], top, 1.62, 0.78),
-        "kl": Box(
-            "regularization", (r"$-\,\lambda\,D_\mathrm{KL}\,(q(z|x)\,||\,p(z))$",), GREEN, column[1] + 0.58, top - 0.12, 1.62, 0.52, True
-        ),
-        "auxiliary": Box(
-            "auxiliary reconstruction",
-            (r"$\mathrm{E}_q\,\Sigma_j\,\ln\,p(y_j\,|\,z)$", "logistic, 3 scales"),
-            PINK,
-            column[4] + width - 1.62,
-            top,
-            1.62,
-            0.78,
-            True,
-        ),
-        "stream": Box(
-            "feature stream",
-            ("non-masked convolutions", f"{blocks} layers", f"{pixelcnn_pp.stream_channels} feature maps"),
-            BLUE,
-            column[4] - 0.22,
-            bottom,
-            width + 0.22,
-            0.78,
-        ),
-        "pixelcnn_pp": Box(
-            "conditional PixelCNN++",
-            (f"2 streams of {blocks} gated blocks", f"{pixelcnn_pp.filters} feature maps", scales),
-            BLUE,
-            column[2] - 0.34,
-            bottom,
-            1.96,
-            0.78,
-        ),
-        "primary": Box(
-            "primary reconstruction",
-            (r"$\mathrm{E}_q\,\Sigma_i\,\ln\,p(x_i\,|\,x_{<i},z)$", f"mixture of {pixelcnn_pp.mixtures} logistics"),
-            BLUE,
-            column[0],
-            bottom,
-            1.62,
-            0.78,
-            True,
-        ),
+        "x": _squares([size]),
+        "y": _squares(sorted({cell.resolution for cell in targets}, reverse=True)),
+        "levels": _listed([str(levels) for levels in sorted({cell.levels for cell in targets}, reverse=True)]),
+        "layers": layers,
+        "hidden": str(vae.hidden),
+        "latent": f"{_squares([size // 2 ** (scale + 1) for scale in range(vae.depth)])}×{vae.latent}",
+        # Salimans et al. (2017): R blocks per resolution on the way up; R at the coarsest and R + 1 at each other one on the way down
+        "blocks": str(2 * network.resnets * network.resolutions + network.resolutions - 1),
+        "stream": str(network.stream_channels),
+        "filters": str(network.filters),
+        "scales": _squares([size // 2**scale for scale in range(network.resolutions)]),
+        "mixtures": str(network.mixtures),
     }
 
 
@@ -137,26 +130,24 @@ def draw(source: Results) -> None:
     Raises:
         UserError: the figure cannot be written.
     """
-    parts = boxes(source.params)
+    texts = {name: box.texts(sizes(source.params)) for name, box in BOXES.items()}
     with style():
-        figure = Figure(figsize=(WIDTH + 0.02, HEIGHT))
+        figure = Figure(figsize=PAGE)
         axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, WIDTH + 0.02), ylim=(0, HEIGHT))
+        axes.set(xlim=(0, PAGE[0]), ylim=(0, PAGE[1]))
         axes.set_axis_off()
-        for box in parts.values():
-            _draw_box(axes, box)
-        _draw_arrows(axes, parts)
-        axes.text(
-            0.06,
-            0.08,
-            f"Solid frames: the model. Dashed: the terms of the objective, Eq. 7. Sizes: preset {source.preset}.",
-            size=SMALL,
-            color=GREY,
-        )
-        rows = [
-            {"box": box.title, "line": str(i), "text": line} for box in parts.values() for i, line in enumerate((box.title, *box.lines))
-        ]
-        save(figure, "2", source, rows)
+        for name, box in BOXES.items():
+            _draw_box(axes, box, texts[name])
+        for arrow in ARROWS:
+            _draw_arrow(axes, arrow)
+        note = f"Solid frames: the model. Dashed frames: the terms of the objective, Eq. 7. Sizes of the preset {source.preset}."
+        axes.text(0.06, 0.08, note, size=SMALL, color=GREY)
+        rows = [(BOXES[name].title, i, line) for name, lines in texts.items() for i, line in enumerate(lines)]
+        save(figure, "2", source, pd.DataFrame(rows, columns=["box", "line", "text"]))
+
+
+def _squares(sides: Sequence[int]) -> str:
+    return _listed([f"{side}×{side}" for side in sides])
 
 
 def _listed(values: Sequence[str]) -> str:
@@ -164,73 +155,32 @@ def _listed(values: Sequence[str]) -> str:
     return ", ".join(values) if len(values) <= 3 else f"{values[0]} … {values[-1]}"
 
 
-def _draw_box(axes: Axes, box: Box) -> None:
-    frame = FancyBboxPatch(
-        (box.left, box.bottom),
-        box.width,
-        box.height,
-        boxstyle="round,pad=0,rounding_size=0.06",
-        facecolor="white" if box.loss else _tint(box.color),
-        edgecolor=box.color,
-        linewidth=1.2,
-        linestyle="--" if box.loss else "-",
-    )
-    axes.add_patch(frame)
-    step = 0.165
-    first = box.bottom + box.height / 2 + step * len(box.lines) / 2
-    for index, line in enumerate((box.title, *box.lines)):
-        size = TEXT if index == 0 else SMALL
-        while text_width(line, size) > box.width - 0.06 and size > 5.5:
-            size -= 0.25
-        color = INK if index == 0 or box.loss else GREY
-        axes.text(box.left + box.width / 2, first - index * step, line, size=size, color=color, ha="center", va="center")
-
-
-def _tint(color: str) -> tuple[float, ...]:
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    return tuple(1 - 0.13 * (1 - part) for part in parts)
-
-
-def _draw_arrows(axes: Axes, parts: dict[str, Box]) -> None:
-    def path(*points: tuple[float, float], color: str = INK) -> None:
-        """A line through the points with an arrow head at the last."""
-        for start, end in itertools.pairwise(points[:-1]):
-            axes.plot([start[0], end[0]], [start[1], end[1]], color=color, linewidth=1.1, solid_capstyle="round")
-        arrow = FancyArrowPatch(
-            points[-2], points[-1], arrowstyle="-|>", mutation_scale=8, shrinkA=0, shrinkB=1, color=color, linewidth=1.1
+def _draw_box(axes: Axes, box: Box, lines: Sequence[str]) -> None:
+    left, bottom, width, height = box.place
+    axes.add_patch(
+        FancyBboxPatch(
+            (left, bottom),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.06",
+            facecolor="white" if box.loss else (box.color, 0.13),
+            edgecolor=box.color,
+            linewidth=1.2,
+            linestyle="--" if box.loss else "-",
         )
-        axes.add_patch(arrow)
+    )
+    step = 0.165  # inches from line to line
+    for index, line in enumerate(lines):
+        size = SMALL if index else TEXT
+        while text_width(line, size) > width - 0.06 and size > 5.5:
+            size -= 0.25
+        y = bottom + height / 2 + step * ((len(lines) - 1) / 2 - index)
+        axes.text(left + width / 2, y, line, size=size, color=GREY if index and not box.loss else INK, ha="center", va="center")
 
-    def label(x: float, y: float, text: str, ha: str = "center") -> None:
-        axes.text(x, y, text, size=SMALL, color=GREY, ha=ha, va="center")
 
-    for start, end in (("x", "encoder"), ("encoder", "z"), ("z", "decoder"), ("decoder", "f")):
-        path(parts[start].at("right"), parts[end].at("left"))
-    path(parts["stream"].at("left"), parts["pixelcnn_pp"].at("right"), color=BLUE)
-    path(parts["pixelcnn_pp"].at("left"), parts["primary"].at("right"), color=BLUE)
-
-    x, y, kl, f = parts["x"], parts["y"], parts["kl"], parts["f"]
-    lift = x.left + 0.4
-    path((lift, x.bottom + x.height), (lift, y.bottom))
-    label(lift + 0.06, (x.bottom + x.height + y.bottom) / 2, "box average, quantize", "left")
-    path((lift, x.bottom), (lift, parts["primary"].bottom + parts["primary"].height))
-    label(lift - 0.06, 1.38, "target", "right")
-    feed = x.left + 0.8  # teacher forcing: from x to the PixelCNN, between the two rows
-    path((feed, x.bottom), (feed, 1.38), (parts["pixelcnn_pp"].at("top")[0], 1.38), parts["pixelcnn_pp"].at("top"))
-    label((feed + parts["pixelcnn_pp"].at("top")[0]) / 2, 1.48, r"$x_{<i}$ (when sampling: its own pixels)")
-
-    for name, part in (("encoder", 0.8), ("z", 0.5)):
-        at = parts[name].at("top", part)
-        path(at, (at[0], kl.bottom), color=GREEN)
-        label(at[0] + 0.05, (at[1] + kl.bottom) / 2, "q(z|x)" if name == "encoder" else "p(z)", "left")
-    across = y.bottom + 0.9 * y.height  # above the regularization box
-    path((y.left + y.width, across), (parts["auxiliary"].left, across))
-    label((kl.left + kl.left + kl.width) / 2, across + 0.1, "target")
-    rise = f.left + f.width / 2
-    path((rise, f.bottom + f.height), (rise, parts["auxiliary"].bottom), color=PINK)
-    label(rise + 0.06, (f.bottom + f.height + parts["auxiliary"].bottom) / 2, "p(y|z)", "left")
-    path((rise, f.bottom), (rise, parts["stream"].bottom + parts["stream"].height), color=BLUE)
-    label(rise - 0.06, 1.38, "enlarged to the size of x", "right")
-    (left, level), (right, _) = parts["pixelcnn_pp"].at("right"), parts["stream"].at("left")
-    label((left + right) / 2, level + 0.09, "to every")
-    label((left + right) / 2, level - 0.1, "gated block")
+def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
+    *before, last, end = arrow.points
+    axes.plot(*zip(*before, last, strict=True), color=arrow.color, linewidth=1.1)
+    head = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 1, "color": arrow.color, "linewidth": 1.1}
+    axes.annotate("", end, last, arrowprops=head)
+    axes.text(*arrow.at, arrow.label, size=SMALL, color=GREY, ha=arrow.side, va="center", linespacing=2)

@@ -1,15 +1,15 @@
-"""How all figures look, and how they are saved so that identical inputs give identical bytes."""
+"""The look of all figures, and how they are saved so that the same inputs give the same bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import matplotlib.style
 import numpy as np
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
@@ -19,64 +19,64 @@ from agave.csv_tables import write_table
 from agave.files import atomic_write
 from agave.results import Results
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+FONT = "DejaVu Sans"  # ships with matplotlib: the same glyphs everywhere
 TEXT = 8.0  # points
 SMALL = 7.0
 WIDTH = 6.5  # inches: the text width of a page
 INK = "#222222"
 GREY = "#666666"
+BLUE, _, GREEN, ORANGE, PINK, _, _, _, _, SKY = sns.color_palette("colorblind").as_hex()
 
-_COLORS = [entry["color"] for entry in matplotlib.style.library["seaborn-v0_8-colorblind"]["axes.prop_cycle"]]
-BLUE, GREEN, ORANGE, PINK, _, SKY = _COLORS
-
-_RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs everywhere
-    "font.size": TEXT,
+_RC: dict[str, Any] = {
     "text.color": INK,
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
-    "axes.labelsize": TEXT,
-    "axes.titlesize": TEXT,
     "axes.titlelocation": "left",
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6,
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
     "xtick.color": GREY,
     "ytick.color": GREY,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.major.size": 3.5,
+    "ytick.major.size": 3.5,
     "legend.fontsize": SMALL,
     "legend.frameon": False,
     "lines.linewidth": 1.4,
-    "lines.markersize": 4,
+    "lines.markersize": 5,
     "pdf.fonttype": 42,  # text stays text
-    "svg.hashsalt": "agave",
 }
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The settings of all figures, for the time of drawing and saving one."""
+    """Apply the settings of all figures while one is drawn and saved; the user's own settings count for nothing."""
     with mpl.rc_context():
-        mpl.rcdefaults()  # nothing from the user's own settings
-        mpl.rcParams.update(_RC)
+        mpl.rcdefaults()
+        sns.set_theme(context="paper", style="ticks", palette="colorblind", font=FONT, font_scale=TEXT / 9.6, rc=_RC)  # "paper": 9.6 points
         yield
 
 
 @cache
 def text_width(text: str, size: float) -> float:
-    """Width of a line of text, inches."""
+    """Return the width of a line of text of this size (points), in inches."""
     if not text:
         return 0.0
-    horizontal = TextPath((0, 0), text, prop=FontProperties(family=_RC["font.family"], size=size)).vertices[:, 0]
+    horizontal = TextPath((0, 0), text, prop=FontProperties(family=FONT, size=size)).vertices[:, 0]
     return float(horizontal.max() - horizontal.min()) / 72  # 72 points an inch
 
 
 def wrap(text: str, width: float, size: float) -> list[str]:
-    """Break a text into lines of at most `width` inches."""
+    """Break a text of this size (points) into lines of at most `width` inches."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -87,8 +87,8 @@ def wrap(text: str, width: float, size: float) -> list[str]:
     return lines
 
 
-def save(figure: Figure, name: str, source: Results, data: Sequence[Mapping[str, str]] | Mapping[str, NDArray[np.uint8]]) -> None:
-    """Write figures/figureNAME.pdf, .png and the data behind it: rows as .csv, arrays as .npz.
+def save(figure: Figure, name: str, source: Results, data: pd.DataFrame | Mapping[str, NDArray[np.uint8]]) -> None:
+    """Write figures/figureNAME.pdf and .png with the data behind them: a frame as .csv, arrays as .npz.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.

@@ -20,14 +20,7 @@ from agave.steps import STEPS
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Where the code of a step begins, for those that have no module agave.steps.STEP.
-_ELSEWHERE = {
-    "prepare": "agave.data.sources",
-    "tables": "agave.tables",
-    "figures": "agave.figures",
-    "claims": "agave.claims",
-}
-ENTRY_MODULES = {step: f"agave.steps.{step}" if (PACKAGE / "steps" / f"{step}.py").exists() else _ELSEWHERE[step] for step in STEPS}
+ENTRY_MODULES = {step: f"agave.steps.{step}" for step in STEPS}
 
 # Left out, and followed no further, because no number or picture depends on them. What config.py does shows in the resolved
 # values, which every rule carries as parameters; errors.py and progress.py word messages; files.py stores the bytes that it

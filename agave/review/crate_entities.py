@@ -170,13 +170,12 @@ def add_runs(entities: Entities, jobs: list[RunRecord]) -> None:
 
 
 def _tool(entities: Entities, step: str, jobs: list[RunRecord]) -> dict[str, str]:
-    command = "figure" if step == "figures" else step
     used = sorted({(name, version) for job in jobs for name, version in _software(job)})
     packages = [entities.package(name, version) for name, version in used]
     versions = ", ".join(version for name, version in used if name == "agave")
-    text = f"The step {step}; `agave {command} --help` explains its options."
+    text = f"The step {step}; `agave {step} --help` explains its options."
     properties = {"description": text, "softwareVersion": versions, "softwareRequirements": packages, "url": entities.url}
-    return entities.add(f"#agave-{command}", "SoftwareApplication", name=f"agave {command}", **properties)
+    return entities.add(f"#agave-{step}", "SoftwareApplication", name=f"agave {step}", **properties)
 
 
 def _software(job: RunRecord) -> Iterable[tuple[str, str]]:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from agave.config import Params
+from agave.config_checks import check_counts
 from agave.data.arrays import array_sha256, write_npy
 from agave.data.interface import count_duplicates
 from agave.data.listing import summary_of
 from agave.data.sources import SOURCES
-from agave.errors import UserError
 from agave.files import atomic_write
 
 
@@ -42,7 +42,7 @@ def prepare(params: Params, output: Path, images: Path | None = None) -> dict[st
         chosen = chosen.model_copy(update={"source": "images", "path": str(images)})
     found = SOURCES[chosen.source](chosen)
     train, test = np.ascontiguousarray(found.train), np.ascontiguousarray(found.test)
-    _check_counts(params, len(train), len(test))
+    check_counts(params, len(train), len(test))
     manifest = {
         "source": found.source,
         "name": {"train": found.train_name, "test": found.test_name},
@@ -68,18 +68,3 @@ def prepare(params: Params, output: Path, images: Path | None = None) -> dict[st
     if found.left_out:
         print(f"{chosen.path}: {summary_of(found.left_out)}", file=sys.stderr)
     return manifest
-
-
-def _check_counts(params: Params, train_images: int, test_images: int) -> None:
-    """Refuse sets of images that are too small for a later step of the preset."""
-    if test_images < 2:
-        raise UserError(f"test images: {test_images}; accepted: at least 2, which an interval needs")
-    for name, count, available, kind in (
-        ("sample.images", params.sample.images, test_images, "test"),
-        ("evaluate.iwae_images", params.evaluate.iwae_images, test_images, "test"),
-        ("pretrain.vae.init_images", params.pretrain.vae.init_images, train_images, "training"),
-        ("pretrain.pixelcnn_pp.init_images", params.pretrain.pixelcnn_pp.init_images, train_images, "training"),
-        ("joint.init_images", params.joint.init_images, train_images, "training"),
-    ):
-        if count is not None and count > available:
-            raise UserError(f"{name} {count} is more than there are {kind} images; accepted: at most {available}")

@@ -164,9 +164,3 @@ def pretrained_files(wildcards):
 def pretrained_options(wildcards):
     """`pretrained_files` as options on the command line."""
     return " ".join(f"--{part.replace('_', '-')} {path}" for part, path in pretrained_files(wildcards).items())
-
-
-def shown(chosen):
-    """What the cells of a figure span, for its caption."""
-    values = {name: sorted({getattr(cell, name) for cell in chosen if cell.has_vae}) for name in ("kl_weight", "levels", "resolution")}
-    return {"models": len(chosen)} | {name: ", ".join(f"{value:g}" for value in those) for name, those in values.items()}

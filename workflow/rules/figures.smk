@@ -1,4 +1,6 @@
-# One rule a figure, each with the files that it shows: only small csv and npz files, never a model.
+from agave.steps import figures as figures_step
+
+# One rule a figure, so that a changed result redraws only the figures that show it. They read small csv and npz files, never a model.
 SHOWS = {
     "1a": "samples of the VAE alone",
     "1b": "samples of PixelCNN++ alone",
@@ -10,7 +12,7 @@ SHOWS = {
     "5a": "reconstructions, by colour levels",
     "5b": "bits/dim, by colour levels",
     "6": "samples with coarser auxiliary images",
-    "completions": "rows given, the others drawn",
+    "completions": "images of which some rows are given",
     "growth": "the bound, by number of samples",
     "training": "training curves",
 }
@@ -22,7 +24,7 @@ for NAME in figures.NAMES:
         name:
             f"figure_{NAME}"
         input:
-            expand("results/{{preset}}/{path}", path=figures.inputs(NAME, PARAMS)),
+            expand("results/{{preset}}/{path}", path=figures_step.inputs(NAME, PARAMS)),
         output:
             pdf=f"results/{{preset}}/figures/figure{NAME}.pdf",
             png=report(
@@ -43,12 +45,11 @@ for NAME in figures.NAMES:
             runtime=10,
         params:
             figure=NAME,
-            figures=block("figures"),
-            shown=shown(figures.figure_cells(NAME, PARAMS)),
-            networks=[block("model"), PARAMS.prepare.image_size] if NAME == "2" else [],
+            options=figures_step.options(NAME, PARAMS),
+            shown=figures.caption_values(NAME, PARAMS),
             source=SOURCES["figures"],
         shell:
-            "agave figure {params.figure} --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
+            "agave figures {params.figure} --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
 
 
 rule figures:
