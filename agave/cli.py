@@ -26,7 +26,6 @@ from agave.cli_options import (
     place_options,
     preset_name,
     preset_options,
-    recorded,
     results_options,
     training_options,
 )
@@ -83,13 +82,9 @@ def prepare(params: Params, output: Path, images: Path | None, dry_run: bool) ->
     """Get the images, verify, split and store them as uint8 arrays."""
     if only_shown(dry_run, blocks_of(params, "prepare"), output=output, images=images):
         return
-    from agave.steps.prepare import prepare as run
+    from agave.steps.prepare import run
 
-    path = images or (Path(params.prepare.path) if params.prepare.path else None)
-    given = {"images": path} if path is not None and path.is_file() else {}  # else the files are named in the manifest
-    with recorded("prepare", blocks_of(params, "prepare"), given, output / "run.json") as outputs:
-        manifest = run(params, output, images)
-        outputs += [output / name for name in ("train.npy", "test.npy", "manifest.json")]
+    manifest = run(params, output, images)
     for split in ("train", "test"):
         click.echo(f"{manifest['name'][split]}: {manifest[split]['images']} images of {manifest['image_size']} pixels squared")
 

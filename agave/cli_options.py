@@ -1,4 +1,4 @@
-"""What the sub-commands of `agave` share: their common options, and how a step is given its place and its run record."""
+"""What the sub-commands of `agave` share: their common options, and how a step is given its place."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -176,15 +175,6 @@ def only_shown(dry_run: bool, blocks: dict[str, Any], **arguments: Any) -> bool:
 def preset_name(context: click.Context) -> str:
     """Return the preset that a sub-command runs: the one given, or the one that the parameter file names."""
     return str(context.params["preset"] or config.read(context.params["params_file"])["preset"])
-
-
-@contextmanager
-def recorded(step: str, options: dict[str, Any], inputs: dict[str, Path], record: Path) -> Iterator[list[Path]]:
-    """Write the run record of a step, unless it fails; the step adds the files that it wrote to the list."""
-    from agave.provenance.run_record import recording
-
-    with recording(step, options, inputs, record) as run:
-        yield run.outputs
 
 
 def blocks_of(params: Params, *names: str) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from agave.folding import folded
 
 from agave.config import Model, load
 from agave.evaluation.importance import iwae_bounds as iwae_bounds_with_progress
 from agave.evaluation.memory import MIB, evaluation_cost
-from agave.folding import folded
 from agave.grid import Cell
 from agave.likelihoods import bits_per_dim
 from agave.models.agave import AGAVE, scale_to_unit

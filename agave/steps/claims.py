@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from agave.claims import Decision, write_claims
-from agave.cli_options import recorded
 from agave.config import Params
+from agave.provenance.run_record import recording
 from agave.results import CLAIMS, CLAIMS_PAGE, claim_inputs
 
 
@@ -43,7 +43,7 @@ def run(params: Params, preset: str, results: Path, path: Path) -> list[Decision
         UserError: claims.yaml is wrong, or a result is missing or damaged.
     """
     read = {"claims.yaml": path} | {name: results / name for name in inputs(params)}
-    with recorded("claims", options(params), read, results / "claims/run.json") as outputs:
+    with recording("claims", options(params), read, results / "claims/run.json") as record:
         decisions = write_claims(params, preset, results, path)
-        outputs += [results / CLAIMS, results / CLAIMS_PAGE]
+        record.outputs += [results / CLAIMS, results / CLAIMS_PAGE]
     return decisions

@@ -16,6 +16,17 @@ from agave.data.interface import count_duplicates
 from agave.data.listing import summary_of
 from agave.data.sources import SOURCES
 from agave.files import atomic_write
+from agave.provenance.run_record import recording
+
+
+def run(params: Params, output: Path, images: Path | None = None) -> dict[str, Any]:
+    """Prepare the images and write the run record run.json beside them; arguments, result and errors are those of `prepare`."""
+    path = images or (Path(params.prepare.path) if params.prepare.path else None)
+    given = {"images": path} if path is not None and path.is_file() else {}  # else the files are named in the manifest
+    with recording("prepare", {"prepare": params.prepare.model_dump()}, given, output / "run.json") as record:
+        manifest = prepare(params, output, images)
+        record.outputs += [output / name for name in ("train.npy", "test.npy", "manifest.json")]
+    return manifest
 
 
 def prepare(params: Params, output: Path, images: Path | None = None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from agave import tables
-from agave.cli_options import recorded
 from agave.config import Params
+from agave.provenance.run_record import recording
 
 
 def inputs(params: Params) -> list[str]:
@@ -36,6 +36,6 @@ def run(params: Params, preset: str, results: Path) -> None:
         UserError: a result is missing or damaged.
     """
     read = {path: results / path for path in inputs(params)}
-    with recorded("tables", options(params), read, results / "tables/run.json") as outputs:
+    with recording("tables", options(params), read, results / "tables/run.json") as record:
         tables.write_tables(params, preset, results)
-        outputs += [results / "tables" / name for name in tables.FILES]
+        record.outputs += [results / "tables" / name for name in tables.FILES]
