@@ -36,7 +36,7 @@ Kingma et al. (2016). PixelCNN++: Salimans et al. (2017). Sizes that no paper gi
 """
 
 
-def differences(params: Params) -> list[str]:
+def not_as_published(params: Params) -> list[str]:
     """List the parameters that are not as published.
 
     Args:

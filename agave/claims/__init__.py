@@ -7,7 +7,7 @@ from pathlib import Path
 from agave.claims.decide import Comparison, Decision, decide
 from agave.claims.evidence import Evidence
 from agave.claims.language import load
-from agave.claims.page import as_table, counts, decisive, markdown, shown
+from agave.claims.page import as_table, counts, decisive, page_text, shown
 from agave.config import Params
 from agave.csv_tables import write_table
 from agave.files import atomic_write
@@ -36,5 +36,5 @@ def write_claims(params: Params, preset: str, results: Path, path: Path) -> list
     decisions = [decide(claim, evidence) for claim in load(path)]
     write_table(results / CLAIMS, as_table(decisions))
     with atomic_write(results / CLAIMS_PAGE) as temporary:
-        temporary.write_text(markdown(decisions, preset, source.data_set()), encoding="utf-8")
+        temporary.write_text(page_text(decisions, preset, source.data_set()), encoding="utf-8")
     return decisions

@@ -61,7 +61,7 @@ class Evidence:
     def published(self) -> bool:
         """Whether networks of the published size were measured on the published test images."""
         row = self.results.table(BOUNDS, BOUND_SCHEMA).iloc[0]
-        return not published.differences(self.params) and row["data_set"] == published.DATA_SET and row["images"] == published.IMAGES
+        return not published.not_as_published(self.params) and row["data_set"] == published.DATA_SET and row["images"] == published.IMAGES
 
     def measure(self, name: str, chosen: Sequence[Cell]) -> Measured:
         """Take a measurement.

@@ -57,7 +57,7 @@ def counts(decisions: Sequence[Decision]) -> dict[str, int]:
     return {verdict: sum(decision.verdict == verdict for decision in decisions) for verdict in VERDICTS}
 
 
-def markdown(decisions: Sequence[Decision], preset: str, data_set: str) -> str:
+def page_text(decisions: Sequence[Decision], preset: str, data_set: str) -> str:
     """Return claims/claims.md."""
     import pandas as pd
 

@@ -62,8 +62,8 @@ def write_tables(params: Params, preset: str, results: Path) -> None:
         write_table(results / path, frame)
     printed, below = as_texts(table), notes(table, preset)
     texts = {
-        "table1.md": formats.markdown(printed, below, LEFT),
-        "table1.tex": formats.latex(printed, below, LEFT),
+        "table1.md": formats.as_markdown(printed, below, LEFT),
+        "table1.tex": formats.as_latex(printed, below, LEFT),
         "metrics.json": json.dumps(_metrics(bounds, table), indent=2, ensure_ascii=False) + "\n",
     }
     for name, text in texts.items():

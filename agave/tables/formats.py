@@ -15,7 +15,7 @@ MATHEMATICS = str.maketrans(
 )
 
 
-def markdown(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]) -> str:
+def as_markdown(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]) -> str:
     """Return a table as Markdown.
 
     Args:
@@ -32,8 +32,8 @@ def markdown(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]) -
     return "\n".join([lines, "", *(f"{note}  " for note in notes)]) + "\n"
 
 
-def latex(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]) -> str:
-    """Return a table as LaTeX for the package booktabs; arguments and result as of `markdown`."""
+def as_latex(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]) -> str:
+    """Return a table as LaTeX for the package booktabs; arguments and result as of `as_markdown`."""
     columns = "".join("l" if column in left else "r" for column in table)
     style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
     escaped = [re.sub(r"([&%$#_{}])", r"\\\1", note) for note in notes]
