@@ -240,7 +240,7 @@ def test_no_samples_are_no_bound(params, images):
 def test_half_precision_is_named_in_the_result(run, tmp_path):
     exact, rough = [], []
     for values, precision in ((exact, "float32"), (rough, "bfloat16")):
-        assert run("--precision", precision).exit_code == 0
+        assert run("bound", "--precision", precision).exit_code == 0
         header, row = (line.split(",") for line in (tmp_path / "o" / "bound.csv").read_text().splitlines())
         found = dict(zip(header, row, strict=True))
         assert found["precision"] == precision

@@ -185,7 +185,7 @@ def test_the_report_needs_finished_results_and_nothing_else(finished: Path) -> N
         ("tiny:", "tiny: [", "preset=demo", "no valid YAML"),
         ("image_size: 16", "image_size: 10", "preset=demo", "image_size 10 is not divisible by 4, which the claims need"),
         ("", "", "images=5", "--config images=5: no text; accepted"),
-        ("", "", "tflops=true", "--config tflops=True; accepted: a positive number"),
+        ("", "", "tflops=true", "--config tflops=true; accepted: a positive number"),
         ("", "", "preset=huge", "there is no preset 'huge'; accepted: paper, study, demo, tiny"),
         ("", "", "images=absent.npz", "images absent.npz: there is no such file or folder; accepted: an .npz"),
         ("", "", "presets=demo", "--config presets=...: not accepted; accepted: preset=NAME"),
