@@ -138,6 +138,7 @@ def _curves(axes: Axes, found: pd.DataFrame) -> None:
         palette=COLORS,
         dashes=DASHES,
         marker="o",
+        markeredgewidth=0,
         legend=False,
         ax=axes,
     )
@@ -198,7 +199,7 @@ def _figure_5b(source: Results) -> tuple[Figure, pd.DataFrame]:
     figure = Figure(figsize=(3.9, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log", base=2)
-    sns.lineplot(found, x="levels", y="bits_per_dim", color=BLUE, marker="o", ax=axes)
+    sns.lineplot(found, x="levels", y="bits_per_dim", color=BLUE, marker="o", markeredgewidth=0, ax=axes)
     _error_bars(axes, found, "levels", "bits_per_dim", BLUE)
     _ticks(axes, found["levels"])
     axes.set(xlabel="colour levels b of the auxiliary image", ylabel="bits/dim of the PixelCNN decoder")
@@ -227,7 +228,8 @@ def _growth(source: Results) -> tuple[Figure, pd.DataFrame]:
     figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
-    sns.lineplot(found, x="samples", y="gain", hue="model", style="model", palette=palette, markers=markers, dashes=False, ax=axes)
+    look = {"palette": palette, "markers": markers, "dashes": False, "markeredgewidth": 0}
+    sns.lineplot(found, x="samples", y="gain", hue="model", style="model", ax=axes, **look)
     for model, rows in found.groupby("model"):
         _error_bars(axes, rows, "samples", "gain", palette[str(model)])
     _ticks(axes, found["samples"])

@@ -47,7 +47,7 @@ def run(names: Sequence[str], params: Params, preset: str, results: Path) -> Non
     """
     due = {name: inputs(name, params) for name in names or figures.NAMES}
     for name, paths in due.items():
-        read = {path: results / path for path in paths if (results / path).exists()}  # drawing says what is missing
+        read = {path: results / path for path in paths}
         with recording("figures", options(name, params), read, results / f"figures/figure{name}.json") as record:
             figures.draw(name, params, preset, results)
             record.outputs += [results / path for path in figures.outputs(name)]

@@ -9,12 +9,12 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from jinja2 import DictLoader, Environment
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from agave.config import Params
 from agave.files import atomic_write
@@ -40,6 +40,50 @@ td[style*="right"], .line { white-space: nowrap; }
 .holds { background: #c8e6c9; } .does-not-hold { background: #ffcdd2; } .undecided { background: #fff3c4; }
 .not-testable-at-this-scale { background: #e8e8e8; white-space: normal; }
 """
+
+# A whole document; its policy lets it load nothing.
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{{ title }}</title>
+<style>{{ style }}</style>
+</head>
+<body>
+{% block body %}
+{{ body }}
+{% endblock %}
+</body>
+</html>
+"""
+
+PROVENANCE = """{% extends "page" %}
+{% macro table(header, rows) %}
+<table>
+<tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endmacro %}
+{% block body %}
+<h1>Provenance, preset {{ preset }}</h1>
+<p>Every step leaves a run record beside its result: command, options, SHA-256 of its inputs and outputs, versions, git commit, time and
+memory. The last column shows the whole record.</p>
+<h2>Data</h2>
+{{ table(("", "data set", "images", "SHA-256"), data) }}
+<p>{{ manifest.split }}</p><p>Licence: {{ manifest.licence or "not stated" }}</p>
+<h2>Software</h2>
+{{ table(("versions", "records"), software.items()) }}
+<h2>Code</h2>
+{{ table(("git commit", "records"), commits.items()) }}
+<h2>Steps</h2>
+{{ table(("result", "command", "started", "took", "commit", "record"), steps) }}
+{% endblock %}
+"""
+
+TEMPLATES = Environment(loader=DictLoader({"page": PAGE, "provenance": PROVENANCE}), autoescape=True, trim_blocks=True)
 
 
 def inputs(params: Params) -> list[str]:
@@ -78,52 +122,36 @@ def _of_markdown(title: str, text: str) -> str:
     """Return a page that shows a Markdown text; cells that hold a verdict are coloured."""
     body: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = VERDICT.sub(lambda found: f'<td class="verdict {found[1].replace(" ", "-")}">{found[1]}</td>', body)
-    return _page(title, body if "<h1>" in body else f"<h1>{escape(title)}</h1>\n{body}")
+    heading = Markup("") if "<h1>" in body else Markup("<h1>{}</h1>\n").format(title)
+    return _page("page", title, body=heading + Markup(body))
 
 
-def _page(title: str, body: str) -> str:
-    """Return a whole html document; its policy lets it load nothing."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    head = f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n<title>{escape(title)}</title>'
-    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n<style>{STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n'
+def _page(template: str, title: str, **values: Any) -> str:
+    return TEMPLATES.get_template(template).render(title=title, style=Markup(STYLE), **values)
 
 
 def _provenance(source: Results) -> str:
     manifest, records = _manifest(source), read_all(source)
     try:
-        data = [
-            [name, manifest["name"][name], str(manifest[name]["images"]), _code(manifest[name]["sha256"])] for name in ("train", "test")
-        ]
+        data = [(name, manifest["name"][name], manifest[name]["images"], manifest[name]["sha256"]) for name in ("train", "test")]
     except (KeyError, TypeError) as error:
         raise source.wrong(MANIFEST, f"lacks {error}") from None
-    software = Counter(map(_software, records))
-    commits = Counter(map(_commit, records))
+    code, line = Markup("<code>{}</code>"), Markup('<span class="line">{}</span>')
+    whole = Markup("<details><summary>show</summary><pre><code>{}</code></pre></details>")
     steps = [
-        [
-            escape(record.folder if Path(record.path).stem == "run" else record.path.removesuffix(".json")),
-            _code(shlex.join(record.command)),
-            _line(f"{record.started:%Y-%m-%d %H:%M:%S %Z}"),
-            _line(f"{record.wall_seconds:.1f} s"),
-            escape(_commit(record)[:10]),
-            f"<details><summary>show</summary><pre>{_code(json.dumps(record.as_json(), indent=1, ensure_ascii=False))}</pre></details>",
-        ]
+        (
+            record.folder if Path(record.path).stem == "run" else record.path.removesuffix(".json"),
+            code.format(shlex.join(record.command)),
+            line.format(f"{record.started:%Y-%m-%d %H:%M:%S %Z}"),
+            line.format(f"{record.wall_seconds:.1f} s"),
+            _commit(record)[:10],
+            whole.format(json.dumps(record.as_json(), indent=1, ensure_ascii=False)),
+        )
         for record in records
     ]
-    parts = [
-        f"<h1>Provenance, preset {escape(source.preset)}</h1>",
-        "<p>Every step leaves a run record beside its result: command, options, SHA-256 of what it read and wrote, versions, git commit, "
-        "time and memory. The last column shows it whole.</p>",
-        "<h2>Data</h2>",
-        _table(["", "data set", "images", "SHA-256"], data),
-        f"<p>{escape(str(manifest.get('split', '')))}</p><p>Licence: {escape(str(manifest.get('licence', 'not stated')))}</p>",
-        "<h2>Software</h2>",
-        _table(["records", "versions"], [[str(number), escape(text)] for text, number in software.items()]),
-        "<h2>Code</h2>",
-        _table(["records", "git commit"], [[str(number), _code(text)] for text, number in commits.items()]),
-        "<h2>Steps</h2>",
-        _table(["result", "command", "started", "took", "commit", "record"], steps),
-    ]
-    return _page("Provenance", "\n".join(parts) + "\n")
+    software, commits = Counter(map(_software, records)), Counter(map(_commit, records))
+    values = {"preset": source.preset, "manifest": manifest, "data": data, "software": software, "commits": commits, "steps": steps}
+    return _page("provenance", "Provenance", **values)
 
 
 def _manifest(source: Results) -> dict[str, Any]:
@@ -144,18 +172,3 @@ def _software(record: RunRecord) -> str:
 
 def _commit(record: RunRecord) -> str:
     return (record.git.commit or "not in git") + (" with changes" if record.git.dirty else "")
-
-
-def _code(text: str) -> str:
-    return f"<code>{escape(text)}</code>"
-
-
-def _line(text: str) -> str:
-    return f'<span class="line">{escape(text)}</span>'
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; the cells are html already."""
-    lines = ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    return "<table>\n<tr>" + "</tr>\n<tr>".join([head, *lines]) + "</tr>\n</table>"
