@@ -16,7 +16,8 @@ import click
 import yaml
 
 from agave import config, grid
-from agave.config import LARGEST_SEED, Params
+from agave.config import Params
+from agave.config_types import LARGEST_SEED
 from agave.errors import UserError
 
 FolderArgument = click.Path(file_okay=False, path_type=Path)
@@ -54,7 +55,7 @@ class Command(click.Command):
             ) from None
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """A command with sub-commands."""
 
     command_class = Command
@@ -161,7 +162,7 @@ model_options = all_of(
 
 def cell_of(params: Params, name: str) -> grid.Cell:
     """Return the cell of a name."""
-    return grid.parse(name, params.prepare.image_size, params.pretrain.vae_kl_weight)
+    return grid.parse_cell(name, params.prepare.image_size, params.pretrain.vae_kl_weight)
 
 
 def only_shown(dry_run: bool, blocks: dict[str, Any], **arguments: Any) -> bool:

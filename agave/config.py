@@ -10,25 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agave import presets
 from agave.config_checks import check_combinations, check_grid, test_images, train_images
-from agave.config_schema import LARGEST, block, parameter
-from agave.yaml_files import Document, quoted
-
-LARGEST_SEED = 2**63 - 1
-"""The largest seed that every generator and every table of results can hold."""
-
-Count = Annotated[int, Field(ge=1, le=LARGEST)]
-Steps = Annotated[int, Field(ge=0, le=LARGEST)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
-Channels = Annotated[int, Field(ge=1, le=65_536)]
-Images = Annotated[int, Field(ge=2, le=LARGEST)]  # an interval over images needs two
-UpTo100 = Annotated[int, Field(ge=1, le=100)]
-UpTo8 = Annotated[int, Field(ge=1, le=8)]
-KLWeight = Annotated[float, Field(ge=0, le=1000), AfterValidator(abs)]  # -0 is 0
-PathText = Annotated[str, BeforeValidator(quoted), Field(min_length=1)]
+from agave.config_schema import block, parameter
+from agave.config_types import Channels, Count, Images, KLWeight, PathText, Seed, Steps, UpTo8, UpTo100
+from agave.yaml_files import Document
 
 
 class Block(BaseModel):
@@ -374,7 +362,7 @@ def read(path: str | Path = "params.yaml") -> Document:
     Raises:
         ConfigError: the file cannot be read, is no YAML, or holds something else than presets.
     """
-    return presets.read(path)
+    return presets.read_presets(path)
 
 
 def resolve(document: Mapping[str, Any], preset: str | None = None, name: str = "params.yaml") -> Params:
@@ -388,7 +376,7 @@ def resolve(document: Mapping[str, Any], preset: str | None = None, name: str = 
     Raises:
         ConfigError: a preset is missing, or a key or value of the file is not accepted; one line for each.
     """
-    return presets.resolve(Params, document, preset, name)
+    return presets.resolve_preset(Params, document, preset, name)
 
 
 def load(path: str | Path = "params.yaml", preset: str | None = None) -> Params:

@@ -58,7 +58,7 @@ class Cell:
 NAME_PATTERN = r"vae|pixelcnn_pp|kl_weight~[0-9]+(?:[.][0-9]+)?-levels~[0-9]+-resolution~[0-9]+(?:-auxiliary~none)?"
 
 
-def parse(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
+def parse_cell(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
     """Return the cell of a name, the inverse of `Cell.name`.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from agave.units import bits_per_dim
 if TYPE_CHECKING:
     import pandas as pd
 
-Row = dict[str, str]
 
 BOUNDS = "tables/bounds.csv"
 IWAE = "tables/iwae.csv"
@@ -32,11 +30,6 @@ TRAINING_RECORDS = "trainings/runs.jsonl"
 CLAIMS = "claims/claims.csv"
 CLAIMS_PAGE = "claims/claims.md"
 BOUND_QUANTITIES = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")
-BOUND_COLUMNS = ("cell", "kind", "kl_weight", "levels", "resolution", "auxiliary", "seed", "data_set", "images", *BOUND_QUANTITIES)
-IWAE_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "elbo_bits_per_dim", "iwae_bits_per_dim", "iwae_bits_per_dim_standard_error")
-GROWTH_COLUMNS = (*BOUND_COLUMNS[:9], "samples", "iwae_bits_per_dim", "iwae_bits_per_dim_standard_error", "gain", "gain_standard_error")
-HISTORY_COLUMNS = ("step", "kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
-HISTORIES_COLUMNS = ("stage", "model", "seed", *HISTORY_COLUMNS)
 
 CELL_SCHEMA: Schema = {
     "cell": "text",
@@ -271,56 +264,6 @@ class Results:
         for column in (*quantities(cell), "elbo_bits_per_dim", "iwae_bits_per_dim", "gain"):
             if column in rows and rows[column].isna().any():
                 raise self.wrong(path, f"{column} of {cell.name} is missing; accepted: a finite number")
-
-    def rows(self, path: str, columns: Sequence[str]) -> list[Row]:
-        """Read a csv file, every value as it is written there.
-
-        Args:
-            path: of the file, relative to results/<preset>/.
-            columns: that it must have.
-
-        Raises:
-            UserError: the file is missing, has no row or lacks a column.
-        """
-        try:
-            with (self.folder / path).open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                rows = list(reader)
-                missing = [column for column in columns if column not in (reader.fieldnames or ())]
-        except FileNotFoundError:
-            raise self.wrong(path, "missing") from None
-        if missing:
-            raise self.wrong(path, f"lacks the column {', '.join(missing)}")
-        if not rows:
-            raise self.wrong(path, "holds no row")
-        return rows
-
-    def number(self, path: str, row: Row, column: str) -> float:
-        """Return one value of a row of the csv file `path`.
-
-        Raises:
-            UserError: it is no finite number.
-        """
-        try:
-            value = float(row[column])
-        except ValueError:
-            value = float("nan")
-        if not np.isfinite(value):
-            raise self.wrong(path, f"{column} of {row.get('cell', 'a row')} is '{row[column]}', which is no finite number")
-        return value
-
-    def bounds(self, cell: Cell) -> list[Row]:
-        """Return the rows of tables/bounds.csv of a cell, one per seed of the grid.
-
-        Raises:
-            UserError: the table is missing or older than the grid.
-        """
-        table = {(row["cell"], row["seed"]): row for row in self.rows(BOUNDS, BOUND_COLUMNS)}
-        wanted = [(cell.name, str(seed)) for seed in self.params.grid.seeds]
-        for name, seed in wanted:
-            if (name, seed) not in table:
-                raise self.wrong(BOUNDS, f"has no row for the cell {name}, seed {seed}")
-        return [table[key] for key in wanted]
 
     def data_set(self) -> str:
         """Return the data set that the numbers of tables/bounds.csv were measured on."""

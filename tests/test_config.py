@@ -32,7 +32,7 @@ def test_every_preset_is_valid_and_has_distinct_cells(document, preset):
     names = [cell.name for cell in grid.all_cells(params)]
     assert len(names) == len(set(names))
     vae_weight, size = params.pretrain.vae_kl_weight, params.prepare.image_size
-    assert [grid.parse(name, size, vae_weight) for name in names] == grid.all_cells(params)
+    assert [grid.parse_cell(name, size, vae_weight) for name in names] == grid.all_cells(params)
 
 
 def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
@@ -232,7 +232,7 @@ def test_broken_yaml_is_one_line(tmp_path, text):
 
 
 def test_a_value_that_is_ambiguous_stays_what_it_is_when_a_document_is_copied():
-    document = yaml_files.parse("a: 010", "x.yaml", "")
+    document = yaml_files.parse_yaml("a: 010", "x.yaml", "")
     assert copy.deepcopy(document).lines == document.lines and copy.deepcopy(document)["a"].reading == document["a"].reading
 
 
@@ -313,7 +313,7 @@ def test_every_parameter_is_described_in_a_sentence():
 )
 def test_cells_that_cannot_be_trained_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
-        grid.parse(name, 32)
+        grid.parse_cell(name, 32)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
@@ -325,10 +325,10 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["kl_weight~1", "kl_weight~x-levels~2-resolution~32", "../joint", "VAE", ""])
 def test_wrong_cell_names_are_refused(name):
     with pytest.raises(ValueError, match="is no cell name; accepted"):
-        grid.parse(name, 32)
+        grid.parse_cell(name, 32)
 
 
 def test_cell_names_of_small_and_large_weights():
     for weight in (0.0, 0.000001, 0.5, 12.0, 1000.0):
         cell = grid.Cell(kl_weight=weight)
-        assert grid.parse(cell.name, 32) == cell
+        assert grid.parse_cell(cell.name, 32) == cell

@@ -54,7 +54,7 @@ def images(prepared):
 def weights(params, images, tmp_path_factory):
     """A file of weights as `agave joint` writes it."""
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    write_tensors(path, new_model(params, images).state_dict(), describe_model(grid.parse(CELL, 16), params))
+    write_tensors(path, new_model(params, images).state_dict(), describe_model(grid.parse_cell(CELL, 16), params))
     return path
 
 
@@ -141,7 +141,7 @@ def test_memory_is_that_of_the_tensors():
 
 
 def test_the_batch_fits_the_memory():
-    cost = memory.Cost(fixed=100 * memory.MIB, per_row=10 * memory.MIB)
+    cost = memory.MemoryCost(fixed=100 * memory.MIB, per_row=10 * memory.MIB)
     assert [cost.batch(budget * memory.MIB, 50) for budget in (110, 149, 10_000)] == [1, 4, 50]
     with pytest.raises(UserError, match="memory 109 MiB: one image at a time needs about 110 MiB; accepted: --memory 110 or more"):
         cost.batch(109 * memory.MIB, 50)
@@ -223,7 +223,7 @@ def test_wrong_checkpoints_are_refused(run, params, weights, images, tmp_path):
     wider = params.model.model_copy(update={"vae": params.model.vae.model_copy(update={"hidden": 16})})
     state = make_model("agave", params.model_copy(update={"model": wider}), 16).state_dict()
     other, truncated = tmp_path / "other.safetensors", tmp_path / "truncated.safetensors"
-    write_tensors(other, state, describe_model(grid.parse(CELL, 16), params))
+    write_tensors(other, state, describe_model(grid.parse_cell(CELL, 16), params))
     truncated.write_bytes(weights.read_bytes()[:-100])
     for model, message in ((other, "weights of another architecture"), (truncated, "truncated or no safetensors file")):
         for arguments in (["bound"], ["iwae"]):

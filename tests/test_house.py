@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "agave").rglob("*.py"))
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 60
 ONE_INTERFACE = {"run", "inputs", "outputs", "options", "load"}  # of the steps; of the sources of data, and of the models
-NO_VERBS = set("what which where how whether of the a an when that this all every each those most t x z h from if to with".split())
+NO_VERBS = {"what", "which", "where", "how", "whether", "of", "the", "a", "an", "when", "that", "this", "all", "every", "each", "those"}
 
 
 def definitions(module: Path) -> list[ast.FunctionDef | ast.ClassDef]:

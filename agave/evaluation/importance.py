@@ -49,9 +49,8 @@ def iwae_bounds(
 ) -> dict[str, Array]:
     """Compute the importance-weighted bound on log p(x) with `samples` samples, for every image.
 
-    The bottom-up pass runs once per image and weight normalisation once in all; the samples of an image are taken in even
-    chunks of at most `batch` and never held together. An image is never computed together with another one, so that the
-    values do not depend on how the images are split into pieces, not even in the last digit.
+    The samples of an image are taken in even chunks of at most `batch` and never held together. An image is never computed together
+    with another one, so that the values do not depend on how the images are split into pieces, not even in the last digit.
 
     Args:
         model: with latent variables, in evaluation mode.
@@ -66,8 +65,8 @@ def iwae_bounds(
         label: for the progress bar.
 
     Returns:
-        {"iwae", "elbo"}: (N,) nats, float64; "elbo" is the mean of the log-weights over the same samples. "growth": (N, G)
-        nats, the bound with the first so many samples, for the numbers of `growth_samples`.
+        {"iwae", "elbo"}: (N,) nats, float64; "elbo" is the mean of the log-weights over the same samples. "growth": (N, G) nats, the
+        bound with the numbers of samples of `growth_samples`.
 
     Raises:
         ValueError: `samples` or `batch` is below 1.
@@ -83,12 +82,13 @@ def iwae_bounds(
     began = last_save = time.monotonic()
     with stopping_signals() as stopped, folded(model), Progress(len(x_uint8), label, "image", len(done)) as progress:
         for image in range(len(done), len(x_uint8)):
-            piece = slice(image, image + 1)
-            done.append(_image_bounds(model, x_uint8[piece], y_uint8[piece], first + image, kept, seed, batch))
+            x, y = x_uint8[image : image + 1], y_uint8[image : image + 1]
+            done.append(_image_bounds(model, x, y, first + image, kept, seed, batch))
             progress.update()
             expired = stop.time_limit is not None and time.monotonic() - began > stop.time_limit
             interrupted = len(done) < len(x_uint8) and (stopped.is_set() or expired)
-            if state is not None and (interrupted or time.monotonic() - last_save > stop.save_every or len(done) == len(x_uint8)):
+            due = interrupted or time.monotonic() - last_save > stop.save_every or len(done) == len(x_uint8)
+            if state is not None and due:
                 state.save(len(done), {"values": torch.tensor(done, dtype=torch.float64)}, {}, keep=1)
                 last_save = time.monotonic()
             if interrupted:

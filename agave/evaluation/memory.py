@@ -56,7 +56,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
-class Cost:
+class MemoryCost:
     """Bytes that an evaluation takes.
 
     Attributes:
@@ -80,7 +80,7 @@ class Cost:
         return min(rows, limit)
 
 
-def evaluation_cost(params: Params, cell: Cell) -> Cost:
+def evaluation_cost(params: Params, cell: Cell) -> MemoryCost:
     """Return the memory of evaluating a cell in float32 with likelihoods in float64. Nothing is allocated."""
     image_size = params.prepare.image_size
     with torch.device("meta"), torch.inference_mode():
@@ -94,7 +94,7 @@ def evaluation_cost(params: Params, cell: Cell) -> Cost:
 
         one, two = peak(1), peak(2)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return Cost(fixed=2 * weights + LIBRARIES, per_row=int(WORKSPACE * max(two - one, 1)))
+    return MemoryCost(fixed=2 * weights + LIBRARIES, per_row=int(WORKSPACE * max(two - one, 1)))
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

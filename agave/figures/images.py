@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agave.figures import figure_cells
-from agave.figures.mosaic import Block, compose
+from agave.figures.mosaic import ImageBlock, compose
 from agave.figures.style import save, style
 from agave.results import Results
 
 Images = NDArray[np.uint8]
-Page = list[list[Block]]
+Page = list[list[ImageBlock]]
 Made = tuple[Page, str, dict[str, Images]]
 """The page of a figure, its footnote, and the images to keep beside it."""
 
@@ -56,18 +56,18 @@ def _figure_1a(source: Results) -> Made:
     # PAPER: whether Figure 1a shows mean images or draws from p(y|z) is not said; the mean f(z), as in the other VAE images.
     grids = _grids(source, "1a", ["prior"])
     note = f"The images are the means f(z), without pixel noise. {_not_selected(source)}"
-    return [[Block(grids["prior"], title="IAF-VAE alone: f(z), z ~ p(z)")]], note, grids
+    return [[ImageBlock(grids["prior"], title="IAF-VAE alone: f(z), z ~ p(z)")]], note, grids
 
 
 def _figure_1b(source: Results) -> Made:
     grids = _grids(source, "1b", ["prior_sample"])
-    return [[Block(grids["prior_sample"], title="PixelCNN++ alone: x ~ p(x)")]], _not_selected(source), grids
+    return [[ImageBlock(grids["prior_sample"], title="PixelCNN++ alone: x ~ p(x)")]], _not_selected(source), grids
 
 
 def _figure_1c(source: Results) -> Made:
     grids = _grids(source, "1c", ["prior", "prior_sample"])
-    left = Block(grids["prior"], title="VAE decoder: f(z), z ~ p(z)")
-    right = Block(grids["prior_sample"], title="PixelCNN decoder: x ~ p(x | f(z))")
+    left = ImageBlock(grids["prior"], title="VAE decoder: f(z), z ~ p(z)")
+    right = ImageBlock(grids["prior_sample"], title="PixelCNN decoder: x ~ p(x | f(z))")
     weight = figure_cells("1c", source.params)[0].kl_weight
     return [[left, right]], f"AGAVE at λ = {weight:g}; images in the same place have the same z. {_not_selected(source)}", grids
 
@@ -100,7 +100,7 @@ def _figure_6(source: Results) -> Made:
     for letter, cell in zip("abcdefghijklmnopqrstuvwxyz", figure_cells("6", source.params), strict=False):
         means, samples = (shown[f"{cell.name}/{key}"] for key in ("prior", "prior_sample"))
         title = f"({letter}) y: {cell.resolution}×{cell.resolution}, {cell.levels} levels; λ = {cell.kl_weight:g}"
-        panels.append(Block(np.stack([enlarge(means, samples.shape[1]), samples]), ("VS", "PS"), title=title))
+        panels.append(ImageBlock(np.stack([enlarge(means, samples.shape[1]), samples]), ("VS", "PS"), title=title))
     note = f"VS: VAE sample f(z), its pixels enlarged to the size of x. PS: PixelCNN sample given VS. {_not_selected(source)}"
     return [panels[start : start + 2] for start in range(0, len(panels), 2)], note, shown
 
@@ -121,7 +121,7 @@ def _completions(source: Results) -> Made:
     }
     note = f"The first {rows} rows of an image are given, the others are sampled. PixelCNN++ alone sees the given rows; AGAVE also sees "
     note += f"f(z), z ~ q(z|x) of the whole original. Temperature {source.params.sample.temperature:g}. {_not_selected(source)}"
-    return [[Block(np.stack([shown[key] for key in labels]), tuple(labels.values()))]], note, shown
+    return [[ImageBlock(np.stack([shown[key] for key in labels]), tuple(labels.values()))]], note, shown
 
 
 def _not_selected(source: Results) -> str:
@@ -132,15 +132,15 @@ def _same_noise(source: Results) -> str:
     return f"All models are given the same test images and the same noise (seed {source.params.sample.seed})."
 
 
-def _row(images: Images, label: str) -> Block:
-    return Block(images[None], (label,))
+def _row(images: Images, label: str) -> ImageBlock:
+    return ImageBlock(images[None], (label,))
 
 
 def _rows_of_kl_weights(source: Results, name: str, shown: dict[str, Images], labels: tuple[str, str]) -> Page:
     page = []
     for cell in figure_cells(name, source.params):
         pair = [images for key, images in shown.items() if key.startswith(f"{cell.name}/")]
-        page.append([Block(np.stack(pair), labels, label=f"λ = {cell.kl_weight:g}")])
+        page.append([ImageBlock(np.stack(pair), labels, label=f"λ = {cell.kl_weight:g}")])
     return page
 
 

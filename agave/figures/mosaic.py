@@ -19,7 +19,7 @@ MARGIN, SPACE, BETWEEN, ROW_GAP, TITLE, LINE = 0.06, 0.06, 0.14, 0.09, 0.22, 0.1
 
 
 @dataclass(frozen=True)
-class Block:
+class ImageBlock:
     """Images in rows and columns that stand together.
 
     Attributes:
@@ -52,7 +52,7 @@ def mosaic(images: NDArray[np.uint8], gap: int) -> NDArray[np.uint8]:
     return picture
 
 
-def compose(page: Sequence[Sequence[Block]], footnote: str, dpi: int) -> Figure:
+def compose(page: Sequence[Sequence[ImageBlock]], footnote: str, dpi: int) -> Figure:
     """Place rows of blocks on a page, with a footnote below.
 
     Args:
@@ -113,7 +113,7 @@ class Sheet:
         axes.set_axis_off()
 
 
-def _place(sheet: Sheet, block: Block, x: float, y: float, zoom: int) -> None:
+def _place(sheet: Sheet, block: ImageBlock, x: float, y: float, zoom: int) -> None:
     """Put a block with the upper left corner of its images at (x, y), its labels to the left, its title above."""
     size = block.images.shape[2]
     picture = mosaic(block.images, _gap(size)).repeat(zoom, axis=0).repeat(zoom, axis=1)
@@ -131,21 +131,21 @@ def _gap(size: int) -> int:
     return max(1, size // 16)
 
 
-def _picture_size(block: Block, scale: float) -> tuple[float, float]:
+def _picture_size(block: ImageBlock, scale: float) -> tuple[float, float]:
     """Height and width of the images of a block, inches; `scale` is inches per image pixel."""
     rows, columns, size = block.images.shape[:3]
     return (rows * (size + _gap(size)) - _gap(size)) * scale, (columns * (size + _gap(size)) - _gap(size)) * scale
 
 
-def _rows_width(block: Block) -> float:
+def _rows_width(block: ImageBlock) -> float:
     return max((text_width(label, TEXT) + SPACE for label in block.row_labels), default=0.0)
 
 
-def _label_width(block: Block) -> float:
+def _label_width(block: ImageBlock) -> float:
     return _rows_width(block) + (text_width(block.label, TEXT) + 2 * SPACE if block.label else 0.0)
 
 
-def _widths(page: Sequence[Sequence[Block]], scale: float) -> tuple[list[float], float]:
+def _widths(page: Sequence[Sequence[ImageBlock]], scale: float) -> tuple[list[float], float]:
     """Width of each column of blocks without labels, and of the whole page, inches."""
     indent = max(_label_width(block) for row in page for block in row)
     columns = [0.0] * max(map(len, page))

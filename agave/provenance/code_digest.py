@@ -33,6 +33,7 @@ PLUMBING = frozenset(
         "agave.config",
         "agave.config_checks",
         "agave.config_schema",
+        "agave.config_types",
         "agave.errors",
         "agave.files",
         "agave.presets",

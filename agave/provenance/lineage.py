@@ -46,7 +46,7 @@ def job_inputs(params: Params) -> dict[str, list[str]]:
     for (step, name, seed), path in history_paths(params).items():
         read = [TRAIN_IMAGES]
         if step == "joint":
-            cell = grid.parse(name, params.prepare.image_size, params.pretrain.vae_kl_weight)
+            cell = grid.parse_cell(name, params.prepare.image_size, params.pretrain.vae_kl_weight)
             read += [f"pretrain/vae-resolution~{cell.resolution}/seed~{seed}/{WEIGHTS}"] if cell.has_vae else []
             read += [f"pretrain/pixelcnn_pp/seed~{seed}/{WEIGHTS}"] if cell.has_pixelcnn_pp else []
         jobs[str(Path(path).with_name("run.json"))] = read

@@ -12,7 +12,7 @@ from agave.config import Params
 from agave.csv_tables import write_table
 from agave.files import atomic_write
 from agave.provenance.run_record import RunRecord, recording
-from agave.results import HISTORIES, HISTORY_COLUMNS, TRAINING_RECORDS, Results, history_paths
+from agave.results import HISTORIES, HISTORIES_SCHEMA, HISTORY_SCHEMA, TRAINING_RECORDS, Results, history_paths
 
 
 def inputs(params: Params) -> list[str]:
@@ -35,17 +35,19 @@ def gather(params: Params, preset: str, results: Path) -> None:
     Raises:
         UserError: a history or record is missing or damaged; the message names the command that makes it.
     """
+    import pandas as pd
+
     source = Results(params, preset, results)
     with recording("trainings", {}, {path: results / path for path in inputs(params)}, results / "trainings/run.json") as run:
-        rows: list[dict[str, str]] = []
+        histories: list[pd.DataFrame] = []
         lines: list[str] = []
         for (stage, model, seed), path in history_paths(params).items():
-            for row in source.rows(path, HISTORY_COLUMNS):
-                numbers = {column: row[column] and f"{source.number(path, row, column):.6g}" for column in HISTORY_COLUMNS}
-                rows.append({"stage": stage, "model": model, "seed": str(seed)} | numbers)
+            history = source.table(path, HISTORY_SCHEMA)[list(HISTORY_SCHEMA)]
+            rounded = history.apply(lambda column: column.map("{:.6g}".format, na_action="ignore"))
+            histories.append(rounded.assign(stage=stage, model=model, seed=seed)[list(HISTORIES_SCHEMA)])
             record = RunRecord.read(source, _record_of(path))
             lines.append(json.dumps({"folder": record.folder} | record.as_json()) + "\n")
-        write_table(results / HISTORIES, rows)
+        write_table(results / HISTORIES, pd.concat(histories))
         with atomic_write(results / TRAINING_RECORDS) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
         run.outputs += [results / HISTORIES, results / TRAINING_RECORDS]

@@ -106,7 +106,7 @@ def networks(cell):
 
 def cell_of(wildcards):
     """The cell that a job computes."""
-    return grid.parse(wildcards.cell, PARAMS.prepare.image_size, PARAMS.pretrain.vae_kl_weight)
+    return grid.parse_cell(wildcards.cell, PARAMS.prepare.image_size, PARAMS.pretrain.vae_kl_weight)
 
 
 @functools.cache

@@ -87,7 +87,7 @@ def build(compiler: str | None = None) -> Path:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be had, which stderr is told, or are not wanted (AGAVE_KERNELS=0)."""
+    """Return the compiled kernels, or None where they cannot be had, which stderr is told, or are not wanted (AGAVE_KERNELS=0)."""
     if os.environ.get("AGAVE_KERNELS") == "0":
         return None
     try:

@@ -1,0 +1,23 @@
+"""Types of parameters that several of them share, with the range that is accepted."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from agave.config_schema import LARGEST
+from agave.yaml_files import quoted
+
+LARGEST_SEED = 2**63 - 1
+"""The largest seed that every generator and every table of results can hold."""
+
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Steps = Annotated[int, Field(ge=0, le=LARGEST)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Channels = Annotated[int, Field(ge=1, le=65_536)]
+Images = Annotated[int, Field(ge=2, le=LARGEST)]  # an interval over images needs two
+UpTo100 = Annotated[int, Field(ge=1, le=100)]
+UpTo8 = Annotated[int, Field(ge=1, le=8)]
+KLWeight = Annotated[float, Field(ge=0, le=1000), AfterValidator(abs)]  # -0 is 0
+PathText = Annotated[str, BeforeValidator(quoted), Field(min_length=1)]
