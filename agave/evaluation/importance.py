@@ -94,7 +94,11 @@ def iwae_bounds(
             if interrupted:
                 reason = "interrupted" if stopped.is_set() else "time limit reached"
                 raise InterruptedWorkError(f"{label}: {reason} after {len(done)} of {len(x_uint8)} images, run again to resume")
-    values = np.array(done, dtype=np.float64).reshape(-1, len(kept) + 1)
+    return _by_name(done, len(kept) + 1)
+
+
+def _by_name(rows: list[list[float]], columns: int) -> dict[str, Array]:
+    values = np.array(rows, dtype=np.float64).reshape(-1, columns)
     return {"iwae": values[:, -2].copy(), "elbo": values[:, -1].copy(), "growth": values[:, :-1].copy()}
 
 
