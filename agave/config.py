@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agave import presets
-from agave.config_checks import check_combinations, check_grid, test_images, train_images
+from agave.config_checks import check_combinations, check_grid, check_systems, test_images, train_images
 from agave.config_schema import block, parameter
 from agave.config_types import Channels, Count, Images, KLWeight, PathText, Seed, Steps, UpTo8, UpTo100
 from agave.yaml_files import Document
@@ -237,6 +237,27 @@ class ResolutionCell(Block):
     kl_weight: KLWeight = parameter(..., "Weight of the KL term (lambda).")
 
 
+class FurtherTraining(Training):
+    """The training of a further system of Table 1, from new weights."""
+
+    steps: Count = parameter(500_000, STEPS, open="the systems come from other papers; as many as PixelCNN++ has in both its trainings.")
+    init_images: Images = parameter(128, INIT_IMAGES)
+
+
+class Table1(Block):
+    """The further systems of Table 1."""
+
+    systems: list[str] = parameter(
+        [], "Names of further systems that are trained, one model each; `agave models` lists all systems.", max_length=40
+    )
+    training: FurtherTraining = block(FurtherTraining, "Training of a further system, from new weights.")
+
+    @model_validator(mode="after")
+    def _known(self) -> Table1:
+        check_systems(self.systems)
+        return self
+
+
 class Grid(Block):
     """The trained models: one cell each."""
 
@@ -329,6 +350,7 @@ class Params(Block):
     model: Model = block(Model, "The two networks and how they are joined.")
     compute: Compute = block(Compute, "Where and in which precision the networks run.")
     pretrain: Pretrain = block(Pretrain, "VAE and PixelCNN++ are trained independently, in parallel.", paper="4.1")
+    table1: Table1 = block(Table1, "Further systems of Table 1, beside the models of the grid.")
     grid: Grid = block(Grid, "The trained models, one a cell.")
     joint: Training = block(Training, "Both networks are trained with all losses, from the two pretrained ones.", paper="4.1")
     evaluate: Evaluate = block(Evaluate, "The bounds that are reported.")

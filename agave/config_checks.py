@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agave.config_schema import plain
+from agave.models import OF_THE_PAPER, REGISTRY
 from agave.presets import ConfigError
 
 if TYPE_CHECKING:
@@ -56,6 +58,20 @@ def check_counts(params: Params, train_images: int | None, test_images: int | No
     for name, count, available, kind in wanted:
         if available is not None and count is not None and count > available:
             raise ConfigError(f"{name} {count} is more than there are {kind} images; accepted: at most {available}")
+
+
+def check_systems(systems: Sequence[str]) -> None:
+    """Refuse names of further systems that are not registered, that the grid trains anyway, or that come twice.
+
+    Raises:
+        ValueError: one of them is not accepted.
+    """
+    accepted = [name for name in REGISTRY if name not in OF_THE_PAPER]
+    for name in systems:
+        if name not in accepted:
+            raise ValueError(f"systems {name}; accepted: {', '.join(accepted) or 'none, no further system is registered'}")
+    if len(set(systems)) < len(systems):
+        raise ValueError(f"systems {list(systems)} names a system twice; accepted: distinct names")
 
 
 def check_grid(grid: Grid) -> None:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
-from agave.config import Params
+from agave.config import Params, Training
 from agave.errors import UserError
+from agave.models import REGISTRY
 
-Kind = Literal["agave", "vae", "pixelcnn_pp"]
+KINDS = {"vae_iaf": "vae"}
+"""The kinds of cells by system, where the names differ."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained model: AGAVE with its two levers, or one of the baselines of Figure 1.
+    """One trained model: AGAVE with its two levers, one of the baselines of Figure 1, or a further system of Table 1.
 
     Attributes:
-        kind: "agave" (both networks), "vae" (the VAE alone) or "pixelcnn_pp" (the unconditional PixelCNN++ alone).
+        kind: "agave" (both networks), "vae" (the VAE alone), "pixelcnn_pp" (the unconditional PixelCNN++ alone), or the name of a
+            further system of Table 1.
         kl_weight: the paper's lambda (agave and vae).
         levels: colour levels b of the auxiliary image y (agave and vae).
         resolution: height and width of y, pixels (agave and vae).
         auxiliary: whether log p(y|z) is part of the objective (agave).
     """
 
-    kind: Kind = "agave"
+    kind: str = "agave"
     kl_weight: float = 1.0
     levels: int = 256
     resolution: int = 32
@@ -46,16 +48,24 @@ class Cell:
 
     @property
     def has_vae(self) -> bool:
-        """Whether the model has the latent variables."""
-        return self.kind != "pixelcnn_pp"
+        """Whether the model has the VAE."""
+        return self.kind in ("agave", "vae")
 
     @property
     def has_pixelcnn_pp(self) -> bool:
-        """Whether the model has the autoregressive decoder."""
+        """Whether the model has the PixelCNN++."""
+        return self.kind in ("agave", "pixelcnn_pp")
+
+    @property
+    def models_x(self) -> bool:
+        """Whether the model has a likelihood of x itself, and not of y alone."""
         return self.kind != "vae"
 
 
-NAME_PATTERN = r"vae|pixelcnn_pp|kl_weight~[0-9]+(?:[.][0-9]+)?-levels~[0-9]+-resolution~[0-9]+(?:-auxiliary~none)?"
+ALONE = ("vae", *(name for name in REGISTRY if name not in ("agave", "vae_iaf")))
+"""The cells that are named like their kind."""
+
+NAME_PATTERN = "|".join(ALONE) + r"|kl_weight~[0-9]+(?:[.][0-9]+)?-levels~[0-9]+-resolution~[0-9]+(?:-auxiliary~none)?"
 
 
 def parse_cell(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
@@ -71,13 +81,13 @@ def parse_cell(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise UserError(
-            f"'{name}' is no cell name; accepted: vae, pixelcnn_pp, or kl_weight~W-levels~B-resolution~R, "
+            f"'{name}' is no cell name; accepted: {', '.join(ALONE)}, or kl_weight~W-levels~B-resolution~R, "
             "with -auxiliary~none at the end for the model without the auxiliary loss"
         )
     if name == "vae":
         return Cell("vae", kl_weight=vae_kl_weight, resolution=image_size)
-    if name == "pixelcnn_pp":
-        return Cell("pixelcnn_pp", resolution=image_size)
+    if name in ALONE:
+        return Cell(name, resolution=image_size)
     values = dict(part.split("~") for part in name.split("-"))
     cell = Cell(
         kl_weight=float(values["kl_weight"]),
@@ -128,6 +138,16 @@ def without_auxiliary_cells(params: Params) -> list[Cell]:
     return [] if weight is None else [Cell(kl_weight=weight, resolution=params.prepare.image_size, auxiliary=False)]
 
 
+def further_cells(params: Params) -> list[Cell]:
+    """Return the cells of the further systems of Table 1, in the order of the parameters."""
+    return [Cell(name, resolution=params.prepare.image_size) for name in params.table1.systems]
+
+
+def training_of(cell: Cell, params: Params) -> Training:
+    """Return how a cell is trained to its end: with its pretrained parts, or from new weights for a further system of Table 1."""
+    return params.table1.training if cell.kind in params.table1.systems else params.joint
+
+
 def table_cells(params: Params) -> list[Cell]:
     """Return the cells whose importance-sampled bound stands in Table 1 or in the text beside it."""
     best = Cell(kl_weight=params.grid.table_kl_weight, resolution=params.prepare.image_size)
@@ -136,5 +156,12 @@ def table_cells(params: Params) -> list[Cell]:
 
 def all_cells(params: Params) -> list[Cell]:
     """Return every cell of the grid once, baselines first."""
-    cells = baselines(params) + kl_weight_cells(params) + levels_cells(params) + resolution_cells(params) + without_auxiliary_cells(params)
+    cells = (
+        baselines(params)
+        + kl_weight_cells(params)
+        + levels_cells(params)
+        + resolution_cells(params)
+        + without_auxiliary_cells(params)
+        + further_cells(params)
+    )
     return list(dict.fromkeys(cells))

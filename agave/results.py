@@ -111,7 +111,7 @@ HISTORIES_SCHEMA: Schema = {"stage": "text", "model": "text", "seed": "integer",
 def quantities(cell: Cell) -> tuple[str, ...]:
     """Name the columns of bound.csv that a cell has a network for."""
     vae, pixelcnn = ("vae_reconstruction", "vae_bits_per_dim"), ("pixelcnn_reconstruction", "pixelcnn_bits_per_dim")
-    return ("kl", *(vae if cell.has_vae else ()), *(pixelcnn if cell.has_pixelcnn_pp else ()))
+    return ("kl", *(vae if cell.has_vae else ()), *(pixelcnn if cell.models_x else ()))
 
 
 def bound_path(cell: Cell, seed: int) -> str:

@@ -134,7 +134,20 @@ def test_a_second_process_on_one_state_is_refused(tmp_path):
 
 def test_updates_that_are_not_finite_stop_the_run_with_the_term_named(params, tmp_path):
     with pytest.raises(UserError, match=r"51 updates in a row .* gradient_norm above skip_gradient_norm 1e-09 .*kl"):
-        run(params, tmp_path, steps=60, skip_gradient_norm=1e-9)
+        run(params, tmp_path, steps=400, skip_gradient_norm=1e-9)
+
+
+def test_a_training_that_skips_more_than_a_quarter_of_its_updates_ends_with_an_error_and_its_state(params, tmp_path, monkeypatch):
+    real, calls = training.objective, []
+
+    def poisoned(terms, *arguments):
+        calls.append(None)
+        return real(terms, *arguments) * (math.inf if len(calls) % 3 == 0 else 1)
+
+    monkeypatch.setattr(training, "objective", poisoned)
+    with pytest.raises(UserError, match=r"4 of 12 updates, more than 25%, had to be skipped.*lower the learning rate"):
+        run(params, tmp_path)
+    assert len(list(tmp_path.glob("state-*.safetensors"))) == 1
 
 
 def test_a_value_that_is_not_finite_is_named_with_step_and_images_and_its_update_skipped(params, tmp_path, monkeypatch, capsys):

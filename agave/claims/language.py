@@ -15,7 +15,7 @@ from agave.claims.comparisons import COMPARISONS
 from agave.claims.evidence import MEASURES, PROPERTIES, NotTestableError
 from agave.config import Params
 from agave.errors import UserError
-from agave.grid import Cell, Kind
+from agave.grid import Cell
 
 
 class Strict(BaseModel):
@@ -64,7 +64,7 @@ class Models(Strict):
         auxiliary: whether the auxiliary loss is part of the objective.
     """
 
-    kind: Kind = "agave"
+    kind: Literal["agave", "vae", "pixelcnn_pp"] = "agave"
     kl_weight: float | Literal["any"] | list[float | Literal["larger"]] | None = None
     levels: int | Literal["any"] | list[int] = 256
     resolution: int | Literal["full", "half", "quarter"] = "full"

@@ -252,6 +252,7 @@ def _training_panels(params: Params) -> dict[tuple[str, str], dict[str, str]]:
     resolutions = sorted({cell.resolution for cell in grid.all_cells(params) if cell.has_vae}, reverse=True)
     others = {cell.name: f"y {cell.resolution}×{cell.resolution}, λ = {cell.kl_weight:g}" for cell in grid.resolution_cells(params)}
     others |= {cell.name: "no auxiliary loss" for cell in grid.without_auxiliary_cells(params)}
+    others |= {cell.name: cell.name for cell in grid.further_cells(params)}
     colour_levels = f"AGAVE, colour levels (λ = {params.grid.levels_kl_weight:g})"
     return {
         ("VAE, pretraining", "pretrain"): {f"vae-resolution~{size}": f"y {size}×{size}" for size in resolutions},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,26 +12,49 @@ if TYPE_CHECKING:
     from agave.config import Params
     from agave.models.interface import LikelihoodModel
 
-_CLASSES = {
-    "agave": "agave.models.agave:AGAVE",
-    "vae_iaf": "agave.models.vae_iaf:VAEIAFAlone",
-    "pixelcnn_pp": "agave.models.pixelcnn_pp_alone:PixelCNNppAlone",
+
+@dataclass(frozen=True)
+class Registration:
+    """What is known of a system without importing it.
+
+    Attributes:
+        place: module and class, "agave.models.NAME:CLASS".
+        bound: "exact" where the likelihood is computed itself, "elbo" where it is bounded from below, "dequantised" for a density.
+        about: a full sentence that says what it is.
+    """
+
+    place: str
+    bound: str
+    about: str
+
+
+REGISTRY = {
+    "agave": Registration(
+        "agave.models.agave:AGAVE", "elbo", "The VAE and a PixelCNN++ conditioned on it, trained together (Lucas & Verbeek 2017)."
+    ),
+    "vae_iaf": Registration(
+        "agave.models.vae_iaf:VAEIAFAlone", "elbo", "The ResNet VAE with inverse autoregressive flow alone (Kingma et al. 2016)."
+    ),
+    "pixelcnn_pp": Registration("agave.models.pixelcnn_pp_alone:PixelCNNppAlone", "exact", "PixelCNN++ alone (Salimans et al. 2017)."),
 }
+"""One line a system. Those besides the first three are trained where `table1.systems` of params.yaml names them."""
+
+OF_THE_PAPER = ("agave", "vae_iaf", "pixelcnn_pp")
 
 
 class _Systems(Mapping[str, "type[LikelihoodModel]"]):
     """The classes by name; one is imported when it is asked for, so that the names alone need no torch."""
 
     def __getitem__(self, name: str) -> type[LikelihoodModel]:
-        module, _, class_name = _CLASSES[name].partition(":")
+        module, _, class_name = REGISTRY[name].place.partition(":")
         found: type[LikelihoodModel] = getattr(importlib.import_module(module), class_name)
         return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_CLASSES)
+        return iter(REGISTRY)
 
     def __len__(self) -> int:
-        return len(_CLASSES)
+        return len(REGISTRY)
 
 
 SYSTEMS: Mapping[str, type[LikelihoodModel]] = _Systems()

@@ -14,7 +14,7 @@ from typing import Any
 from agave import figures, grid
 from agave.config import Params, Training
 from agave.errors import UserError
-from agave.grid import Cell, Kind
+from agave.grid import Cell
 from agave.planning import network_costs
 
 MIB, GIB = 2**20, 2**30
@@ -60,7 +60,7 @@ class PlannedJob:
     """
 
     rule: str
-    kind: Kind
+    kind: str
     steps: int
     operations: int
     launches: int
@@ -80,8 +80,8 @@ class Throughput:
         origin: where they come from.
     """
 
-    training: Mapping[Kind, float]
-    evaluation: Mapping[Kind, float]
+    training: Mapping[str, float]
+    evaluation: Mapping[str, float]
     startup: float
     device: str
     origin: str
@@ -110,7 +110,7 @@ def stated(params: Params, tflops: float | None = None) -> Throughput:
     else:
         training, device = CORE_FLOAT32, "one CPU core"
         origin = "the networks of the preset demo on one core with AVX-512"
-    kinds: tuple[Kind, ...] = ("agave", "vae", "pixelcnn_pp")
+    kinds = ("agave", "vae", "pixelcnn_pp")
     rates = dict.fromkeys(kinds, training), dict.fromkeys(kinds, training * evaluation_share)
     return Throughput(*rates, STARTUP_SECONDS, device, f"stated, not measured: {origin}")
 
@@ -139,7 +139,7 @@ def job(params: Params, rule: str, cell: Cell) -> PlannedJob:
     train_images, test_images = image_numbers(params)
     launches, images = 0, test_images
     if rule in TRAININGS:
-        options = _training(params, rule)
+        options = _training(params, rule, cell)
         images, steps = train_images, options.steps
         operations = 3 * forward * options.batch * steps
         step_bytes = 4 * weights + options.batch * network_costs.kept_bytes(params, cell)  # gradients, Adamax's two moments, average
@@ -169,7 +169,7 @@ def job(params: Params, rule: str, cell: Cell) -> PlannedJob:
 def seconds(job: PlannedJob, throughput: Throughput) -> float:
     """Estimate the time of a job, seconds."""
     rates = throughput.training if job.rule in TRAININGS else throughput.evaluation
-    return throughput.startup + job.operations / rates[job.kind] + LAUNCH_SECONDS * job.launches
+    return throughput.startup + job.operations / rates.get(job.kind, rates["pixelcnn_pp"]) + LAUNCH_SECONDS * job.launches
 
 
 def mem_mb(job: PlannedJob, attempt: int = 1) -> int:
@@ -277,7 +277,7 @@ def longest_chain(params: Params, throughput: Throughput) -> float:
         if cell.has_pixelcnn_pp:
             begin.append(time("pretrain_pixelcnn_pp", Cell("pixelcnn_pp", resolution=cell.resolution)))
         ends = [time(rule, cell) for rule in EVALUATIONS if rule != "evaluate_iwae" or cell in evaluated]
-        longest = max(longest, max(begin) + time("joint_cell", cell) + max(ends))
+        longest = max(longest, max(begin, default=0.0) + time("joint_cell", cell) + max(ends))
     return (longest + 3 * throughput.startup) / 3600  # prepare, tables, a figure
 
 
@@ -330,8 +330,9 @@ def _notes(plan: Mapping[str, Any], params: Params) -> list[str]:
     return lines
 
 
-def _training(params: Params, rule: str) -> Training:
-    return {"pretrain_vae": params.pretrain.vae, "pretrain_pixelcnn_pp": params.pretrain.pixelcnn_pp, "joint_cell": params.joint}[rule]
+def _training(params: Params, rule: str, cell: Cell) -> Training:
+    pretrain = {"pretrain_vae": params.pretrain.vae, "pretrain_pixelcnn_pp": params.pretrain.pixelcnn_pp}
+    return pretrain.get(rule) or grid.training_of(cell, params)
 
 
 def _batches(images: int, batch: int) -> int:

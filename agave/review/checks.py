@@ -138,7 +138,9 @@ def _options_now(record: RunRecord, params: Params) -> dict[str, Any]:
     now["prepare"].pop("path")  # names no place of another machine
     if "training" in record.options:
         vae = str(record.options["cell"]).startswith("vae")
-        chosen = params.joint if record.step == "joint" else params.pretrain.vae if vae else params.pretrain.pixelcnn_pp
+        cell = str(record.options["cell"])
+        further = params.table1.training if cell in params.table1.systems else params.joint
+        chosen = further if record.step == "joint" else params.pretrain.vae if vae else params.pretrain.pixelcnn_pp
         now |= {"training": chosen.model_dump(mode="json"), "image_size": params.prepare.image_size}
         now["compute"] = {"precision": params.compute.precision}
         if vae:

@@ -1,4 +1,4 @@
-"""The step `joint`: a model of the grid, from pretrained weights (Eq. 7)."""
+"""The step `joint`: a model of the grid, from pretrained weights (Eq. 7), or a further system of Table 1, from new ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agave.config import Params
 from agave.errors import UserError
-from agave.grid import Cell
+from agave.grid import Cell, training_of
 from agave.models import SYSTEMS
 from agave.runtime.devices import Place
 from agave.training.job import TrainingJob
@@ -36,4 +36,4 @@ def run(params: Params, cell: Cell, seed: int, data: Path, pretrained: Mapping[s
             option = part.replace("_", "-")
             raise UserError(f"{cell.name}: needs pretrained weights; give --{option} FILE, made by `agave pretrain {part}`")
         files[part] = path
-    TrainingJob("joint", params, cell, params.joint, seed, data, output, place, files).run()
+    TrainingJob("joint", params, cell, training_of(cell, params), seed, data, output, place, files).run()

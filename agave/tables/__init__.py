@@ -37,7 +37,8 @@ def inputs(params: Params) -> list[str]:
     seeds, tabled = params.grid.seeds, grid.table_cells(params)
     bounds = [bound_path(cell, seed) for cell in grid.all_cells(params) for seed in seeds]
     sampled = [path(cell, seed) for path in (iwae_path, iwae_arrays_path) for cell in tabled for seed in seeds]
-    return [*bounds, *sampled, *(per_image_path(grid.baselines(params)[1], seed) for seed in seeds)]
+    exact = [grid.baselines(params)[1], *grid.further_cells(params)]
+    return [*bounds, *sampled, *(per_image_path(cell, seed) for cell in exact for seed in seeds)]
 
 
 def write_tables(params: Params, preset: str, results: Path) -> None:

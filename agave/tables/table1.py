@@ -88,11 +88,13 @@ def _models(params: Params) -> Iterator[tuple[Published, Cell | None]]:
         value = LOW_RESOLUTION.get(cell.resolution, "") if params.prepare.image_size == 32 else ""
         model = f"AGAVE, {cell.resolution}×{cell.resolution} auxiliary image"
         yield Published(model, "Lucas & Verbeek, 2017, text" if value else "not in the paper", "", value), cell
+    for cell in grid.further_cells(params):
+        yield Published(cell.kind, "not in the paper", "", ""), cell
 
 
 def _name(cell: Cell, params: Params) -> str:
     if cell.kind != "agave":
-        return "VAE-IAF" if cell.kind == "vae" else "PixelCNN++"
+        return {"vae": "VAE-IAF", "pixelcnn_pp": "PixelCNN++"}.get(cell.kind, cell.kind)
     size = "" if cell.resolution == params.prepare.image_size else f", {cell.resolution}×{cell.resolution}"
     return f"AGAVE, λ = {cell.kl_weight:g}{size}"
 
@@ -100,7 +102,7 @@ def _name(cell: Cell, params: Params) -> str:
 def _measured(source: Results, bounds: pd.DataFrame, iwae: pd.DataFrame) -> dict[Cell | None, dict[str, Any]]:
     """Return our columns of the table for each of our models."""
     pixelcnn_pp = grid.baselines(source.params)[1]
-    cells = [pixelcnn_pp, *grid.table_cells(source.params)]
+    cells = [pixelcnn_pp, *grid.table_cells(source.params), *grid.further_cells(source.params)]
     bits, exact = source.bits_on_the_same_images(cells), source.exact_bits(pixelcnn_pp)
     means = over_seeds(_long({cell.name: bits[..., index] for index, cell in enumerate(cells)}), "bits_per_dim")
     on_all = over_seeds(_long({pixelcnn_pp.name: exact}), "bits_per_dim").iloc[0]

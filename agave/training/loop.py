@@ -29,6 +29,7 @@ from agave.training.schedule import batch_indices, ema_update, learning_rate
 
 HISTORY_ROWS = 100  # of a whole run, whatever its length
 MAX_SKIPPED_IN_A_ROW = 50
+MAX_SKIPPED_SHARE = 0.25  # of all updates; a training that skipped more is no training with these parameters
 COLUMNS = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
 
 Row = dict[str, float | int | None]
@@ -234,9 +235,14 @@ class Trainer:
         at.skipped, at.skipped_in_a_row = at.skipped + 1, at.skipped_in_a_row + 1
         problem = _describe(self.group.total(row), self.options.skip_gradient_norm)
         progress.say(f"update of step {at.step} (images {_some(indices)}) skipped: {problem}")
-        if at.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+        limit = MAX_SKIPPED_SHARE * self.options.steps
+        if at.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW or at.skipped > limit:
+            many = f"{at.skipped_in_a_row} updates in a row up to step {at.step}"
+            if at.skipped > limit:
+                many = f"{at.skipped} of {self.options.steps} updates, more than {MAX_SKIPPED_SHARE:.0%},"
+            self.save()
             raise UserError(
-                f"{self.label}: {at.skipped_in_a_row} updates in a row up to step {at.step} had to be skipped: {problem}; "
+                f"{self.label}: {many} had to be skipped: {problem}; "
                 f"the last saved state is in {self.state.folder}; lower the learning rate or raise skip_gradient_norm"
             )
 

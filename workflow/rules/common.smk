@@ -99,6 +99,8 @@ def compute():
 def networks(cell):
     """The part of the block `model` that a cell depends on."""
     model = block("model")
+    if cell.kind in PARAMS.table1.systems:
+        return model
     if not cell.has_pixelcnn_pp:
         return {key: model[key] for key in ("vae", "likelihood")}
     return model if cell.has_vae else {"pixelcnn_pp": model["pixelcnn_pp"]}

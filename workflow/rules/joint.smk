@@ -21,7 +21,7 @@ rule joint_cell:
     params:
         model=lambda wildcards: networks(cell_of(wildcards)),
         compute=compute(),
-        joint=block("joint"),
+        joint=lambda wildcards: grid.training_of(cell_of(wildcards), PARAMS).model_dump(),
         pretrained=pretrained_options,
         source=SOURCES["joint"],
     shell:
