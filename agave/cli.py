@@ -14,9 +14,9 @@ import click
 from agave import config, config_schema, grid, presets
 from agave.cli_evaluate import evaluate
 from agave.cli_options import (
+    CommandGroup,
     FileArgument,
     FolderArgument,
-    Group,
     blocks_of,
     cell_of,
     dry_run_option,
@@ -34,7 +34,7 @@ from agave.errors import UserError
 from agave.files import atomic_write
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
 @click.version_option(package_name="agave")
 def main() -> None:
     """Reproduce "Auxiliary Guided Autoregressive Variational Autoencoders" (Lucas & Verbeek, 2017).

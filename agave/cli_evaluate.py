@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from agave.cli_options import (
-    Group,
+    CommandGroup,
     blocks_of,
     cell_of,
     dry_run_option,
@@ -20,7 +20,7 @@ from agave.cli_options import (
 from agave.config import Params
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def evaluate() -> None:
     """Evaluate a model of the grid on the test images: bounds in bits per dimension."""
 

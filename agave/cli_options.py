@@ -54,7 +54,7 @@ class Command(click.Command):
             ) from None
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """A command with sub-commands."""
 
     command_class = Command

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from agave import presets
 from agave.config_checks import check_combinations, check_grid, test_images, train_images
@@ -25,13 +25,14 @@ Steps = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Images = Annotated[int, Field(ge=2, le=LARGEST)]  # an interval over images needs two
+Seeds = Annotated[list[Seed], AfterValidator(sorted)]  # whose images are shown does not depend on the order in the file
 UpTo100 = Annotated[int, Field(ge=1, le=100)]
 UpTo8 = Annotated[int, Field(ge=1, le=8)]
 KLWeight = Annotated[float, Field(ge=0, le=1000), AfterValidator(abs)]  # -0 is 0
 PathText = Annotated[str, BeforeValidator(quoted), Field(min_length=1)]
 
 
-class Block(BaseModel):
+class ParameterBlock(BaseModel):
     """A block of params.yaml. Unknown keys are errors; values cannot be changed after loading."""
 
     model_config = ConfigDict(
@@ -44,7 +45,7 @@ class Block(BaseModel):
     )
 
 
-class Photos(Block):
+class Photos(ParameterBlock):
     """How the embedded photographs are cropped."""
 
     train_crops: Annotated[int, Field(ge=1, le=1_000_000)] = parameter(4000, "Number of training crops, from four photographs.")
@@ -62,7 +63,7 @@ class Photos(Block):
         return self
 
 
-class Prepare(Block):
+class Prepare(ParameterBlock):
     """Which images are modelled."""
 
     source: Literal["cifar10", "images", "photos"] = parameter(
@@ -88,7 +89,7 @@ class Prepare(Block):
     photos: Photos = block(Photos, "How the embedded photographs are cropped; the crops are resized to image_size.")
 
 
-class VAEModel(Block):
+class VAEModel(ParameterBlock):
     """Size of the ResNet VAE with inverse autoregressive flow (Kingma et al. 2016)."""
 
     depth: UpTo8 = parameter(
@@ -118,7 +119,7 @@ class VAEModel(Block):
         return self
 
 
-class PixelCNNppModel(Block):
+class PixelCNNppModel(ParameterBlock):
     """Size of PixelCNN++ (Salimans et al. 2017)."""
 
     filters: Channels = parameter(160, "Number of feature maps (F).")
@@ -139,7 +140,7 @@ class PixelCNNppModel(Block):
     )
 
 
-class Likelihood(Block):
+class Likelihood(ParameterBlock):
     """The discretized logistic of the auxiliary image."""
 
     tails: bool = parameter(
@@ -149,7 +150,7 @@ class Likelihood(Block):
     )
 
 
-class Model(Block):
+class Model(ParameterBlock):
     """The two networks and how they are joined."""
 
     vae: VAEModel = block(VAEModel, "ResNet VAE with IAF; the sizes are those of the checkpoint published by Kingma et al. (2016).")
@@ -163,7 +164,7 @@ class Model(Block):
     detach_features: bool = parameter(False, "Whether the PixelCNN's gradient stops at f(z): an ablation, and another method.")
 
 
-class Compute(Block):
+class Compute(ParameterBlock):
     """Where and in which precision the networks run."""
 
     device: Literal["cuda", "cpu", "auto"] = parameter(
@@ -187,7 +188,7 @@ STEPS, EMA_DECAY = "Number of optimizer steps.", "Decay of the averaged weights 
 INIT_IMAGES = "Number of images of the data-dependent initialisation."
 
 
-class Training(Block):
+class Training(ParameterBlock):
     """One training run; the defaults are those of the joint training."""
 
     steps: Count = parameter(100_000, STEPS, open="no training length is given; about 128 epochs of 50,000 images.")
@@ -230,7 +231,7 @@ class PixelCNNppTraining(Training):
     init_images: Images = parameter(128, INIT_IMAGES)
 
 
-class Pretrain(Block):
+class Pretrain(ParameterBlock):
     """The two independent pretrainings."""
 
     vae_kl_weight: KLWeight = parameter(
@@ -242,14 +243,14 @@ class Pretrain(Block):
     pixelcnn_pp: PixelCNNppTraining = block(PixelCNNppTraining, "Pretraining of PixelCNN++.")
 
 
-class ResolutionCell(Block):
+class ResolutionCell(ParameterBlock):
     """An auxiliary image smaller than x."""
 
     resolution: Count = parameter(..., "Height and width of y in pixels: half or a quarter of image_size.")
     kl_weight: KLWeight = parameter(..., "Weight of the KL term (lambda).")
 
 
-class Grid(Block):
+class Grid(ParameterBlock):
     """The trained models: one cell each."""
 
     kl_weights: list[KLWeight] = parameter(
@@ -282,14 +283,9 @@ class Grid(Block):
         "Weight of the KL term of the model without the auxiliary loss; null: no such model.",
         open="the degenerate case is argued in the text, not run; we run it.",
     )
-    seeds: list[Seed] = parameter(
+    seeds: Seeds = parameter(
         [0], "Seeds: every model is trained once for each.", open="the number of runs is not given.", min_length=1, max_length=1000
     )
-
-    @field_validator("seeds")
-    @classmethod
-    def _rising(cls, seeds: list[int]) -> list[int]:
-        return sorted(seeds)  # which seed is the first, whose images are shown and measured, does not depend on the order in the file
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:
@@ -297,7 +293,7 @@ class Grid(Block):
         return self
 
 
-class Evaluate(Block):
+class Evaluate(ParameterBlock):
     """The bounds that are reported."""
 
     batch: Count = parameter(
@@ -310,7 +306,7 @@ class Evaluate(Block):
     seed: Seed = parameter(0, "Seed of the noise, keyed by image and sample.")
 
 
-class Sample(Block):
+class Sample(ParameterBlock):
     """The images that are drawn for the figures."""
 
     images: Images = parameter(64, "Number of test images reconstructed, and of samples drawn, per cell.")
@@ -327,14 +323,14 @@ class Sample(Block):
     completion_rows: Count = parameter(16, "Number of first rows of the test images that are given and completed (figure completions).")
 
 
-class Figures(Block):
+class Figures(ParameterBlock):
     """How the figures look."""
 
     columns: UpTo100 = parameter(8, "Number of images per row.")
     dpi: int = parameter(200, "Resolution of the PNG files in pixels per inch.", ge=50, le=1200)
 
 
-class Params(Block):
+class Params(ParameterBlock):
     """All parameters of one preset; the defaults are those of the preset `paper`."""
 
     prepare: Prepare = block(Prepare, "Which images are modelled.")
@@ -374,7 +370,7 @@ def read(path: str | Path = "params.yaml") -> Document:
     Raises:
         ConfigError: the file cannot be read, is no YAML, or holds something else than presets.
     """
-    return presets.read(path)
+    return presets.read_presets(path)
 
 
 def resolve(document: Mapping[str, Any], preset: str | None = None, name: str = "params.yaml") -> Params:
@@ -388,7 +384,7 @@ def resolve(document: Mapping[str, Any], preset: str | None = None, name: str = 
     Raises:
         ConfigError: a preset is missing, or a key or value of the file is not accepted; one line for each.
     """
-    return presets.resolve(Params, document, preset, name)
+    return presets.resolve_preset(Params, document, preset, name)
 
 
 def load(path: str | Path = "params.yaml", preset: str | None = None) -> Params:

@@ -120,12 +120,16 @@ def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[K
             yield keys, detail["msg"].removeprefix("Value error, ")
         else:
             words = accepted(model, schema or {}, isinstance(value, int) and value > LARGEST)
-            named = repr(value) if detail["type"] == "literal_error" and type(value) is str else shown(value)
+            named = refused_value(value)
+            if detail["type"] in ("too_short", "too_long") and isinstance(value, list):
+                named = f"{len(value)} values"
+            elif detail["type"] == "literal_error" and type(value) is str:
+                named = repr(value)
             yield keys, f"{'missing' if detail['type'] == 'missing' else named}; accepted: {words}"
 
 
-def shown(value: Any) -> str:
-    """A value that is not accepted, with what it is where it does not show."""
+def refused_value(value: Any) -> str:
+    """Return a value that is not accepted as text, with what it is where it does not show."""
     if isinstance(value, Ambiguous):
         return f"{value} is {described(value)}"
     if isinstance(value, (Mapping, list)) or value is None:
@@ -230,7 +234,7 @@ def _commented(text: str, comments: list[str]) -> Iterator[str]:
 
 
 def plain(value: Any) -> str:
-    """A value as params.yaml has it: readable, and the same to every reader of YAML."""
+    """Return a value as params.yaml has it: readable, and the same to every reader of YAML."""
     if isinstance(value, BaseModel):
         return "{" + ", ".join(f"{key}: {plain(entry)}" for key, entry in value) + "}"
     if isinstance(value, list):

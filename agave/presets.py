@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from agave.config_schema import missing, problems, shown
+from agave.config_schema import missing, problems, refused_value
 from agave.errors import UserError
-from agave.yaml_files import Document, Keys, dotted
-from agave.yaml_files import read as read_yaml
+from agave.yaml_files import Document, Keys, dotted, read_yaml
 
 COMPLETE = "paper"
 OPTIONS = ("preset", "images", "tflops")
@@ -29,7 +28,7 @@ class ConfigError(UserError):
     """A parameter is missing, misspelt or out of range; the message names it and what is accepted, in one line for each."""
 
 
-def read(path: str | Path) -> Document:
+def read_presets(path: str | Path) -> Document:
     """Read a file of presets without resolving it.
 
     Raises:
@@ -58,20 +57,20 @@ def check_names(document: Mapping[str, Any], name: str) -> None:
         where = f"{name}: {_line(document, (key,))}{dotted((key,))}: "
         if key == "preset":
             if not isinstance(value, str) or not value:
-                wrong.append(f"{where}{shown(value)}; accepted: the name of a preset")
+                wrong.append(f"{where}{refused_value(value)}; accepted: the name of a preset")
         elif key in OPTIONS:
             wrong.append(f"{where}an option of the command line has this name; accepted: another name for a preset")
         elif not NAME.fullmatch(key) or yaml.safe_load(key) != key:
             wrong.append(f"{where}no name for a preset; accepted: letters, digits, _ and - after a first letter, and no truth value")
         elif not isinstance(value, Mapping):
-            wrong.append(f"{where}{shown(value)}; accepted: a block of parameters, {{}} for none")
+            wrong.append(f"{where}{refused_value(value)}; accepted: a block of parameters, {{}} for none")
     if "preset" not in document:
         wrong.append(f"{name}: preset: missing; accepted: the name of the preset that runs")
     if wrong:
         raise ConfigError("\n".join(wrong))
 
 
-def resolve(model: type[Model], document: Mapping[str, Any], preset: str | None, name: str) -> Model:
+def resolve_preset(model: type[Model], document: Mapping[str, Any], preset: str | None, name: str) -> Model:
     """Validate all presets of a file and return one.
 
     Args:

@@ -52,7 +52,7 @@ class Ambiguous(str):
         return made
 
 
-def read(path: str | Path, accepted: str) -> Document:
+def read_yaml(path: str | Path, accepted: str) -> Document:
     """Read a YAML file that holds a mapping.
 
     Args:
@@ -63,7 +63,7 @@ def read(path: str | Path, accepted: str) -> Document:
         UserError: the file cannot be read, is no YAML, holds no mapping, or has equal keys, keys that are no text, anchors or tags.
     """
     try:
-        return parse(Path(path).read_text(encoding="utf-8-sig"), str(path), accepted)
+        return parse_yaml(Path(path).read_text(encoding="utf-8-sig"), str(path), accepted)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start}); {accepted}") from None
     except (OSError, ValueError) as error:
@@ -72,7 +72,7 @@ def read(path: str | Path, accepted: str) -> Document:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {accepted}") from None
 
 
-def parse(text: str, name: str, accepted: str) -> Document:
+def parse_yaml(text: str, name: str, accepted: str) -> Document:
     """Read the text of a YAML file that holds a mapping.
 
     Args:
@@ -81,7 +81,7 @@ def parse(text: str, name: str, accepted: str) -> Document:
         accepted: what the file should be, for messages.
 
     Raises:
-        UserError: as `read`.
+        UserError: as `read_yaml`.
     """
     try:
         loader = _Loader(text)
@@ -118,7 +118,7 @@ class _Walk:
         return UserError(f"{self.name}: line {node.start_mark.line + 1}: {problem}")
 
     def value(self, node: yaml.Node, keys: Keys) -> Any:
-        """The value of a node; its line is noted."""
+        """Return the value of a node, and note its line."""
         if id(node) in self.seen:
             raise self.wrong(node, f"{dotted(keys)}: an anchor (&) and its alias (*); accepted: the value written out in both places")
         self.seen.add(id(node))
@@ -193,7 +193,7 @@ def _plain(text: str, kind: str) -> Any:
 
 
 def described(value: Any) -> str:
-    """What a value is, to follow "is" in a message: "text", "a truth value", "a number", "empty", "a list", "a block"."""
+    """Return what a value is, to follow "is" in a message: "text", "a truth value", "a number", "empty", "a list", "a block"."""
     if isinstance(value, Ambiguous):
         return value.reading
     kinds: tuple[tuple[type, str], ...] = ((str, "text"), (bool, "a truth value"), (int, "a number"), (float, "a number"), (list, "a list"))
@@ -216,5 +216,5 @@ def _words(*parts: str | None) -> str:
 
 
 def dotted(keys: Keys) -> str:
-    """A place in a file as text, on one line whatever its keys are."""
+    """Return a place in a file as text, on one line whatever its keys are."""
     return ".".join(str(key) if str(key).isprintable() else repr(key) for key in keys) or "the file"
