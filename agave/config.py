@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agave import presets
 from agave.config_checks import check_combinations, check_grid, check_systems, test_images, train_images
 from agave.config_schema import block, parameter
-from agave.config_types import Channels, Count, Images, KLWeight, PathText, Seed, Steps, UpTo8, UpTo100
+from agave.config_types import Channels, Count, Images, KLWeight, PathText, Seed, Seeds, Steps, UpTo8, UpTo100
 from agave.yaml_files import Document
 
 
-class Block(BaseModel):
+class ParameterBlock(BaseModel):
     """A block of params.yaml. Unknown keys are errors; values cannot be changed after loading."""
 
     model_config = ConfigDict(
@@ -32,7 +32,7 @@ class Block(BaseModel):
     )
 
 
-class Photos(Block):
+class Photos(ParameterBlock):
     """How the embedded photographs are cropped."""
 
     train_crops: Annotated[int, Field(ge=1, le=1_000_000)] = parameter(4000, "Number of training crops, from four photographs.")
@@ -50,7 +50,7 @@ class Photos(Block):
         return self
 
 
-class Prepare(Block):
+class Prepare(ParameterBlock):
     """Which images are modelled."""
 
     source: Literal["cifar10", "images", "photos"] = parameter(
@@ -76,7 +76,7 @@ class Prepare(Block):
     photos: Photos = block(Photos, "How the embedded photographs are cropped; the crops are resized to image_size.")
 
 
-class VAEModel(Block):
+class VAEModel(ParameterBlock):
     """Size of the ResNet VAE with inverse autoregressive flow (Kingma et al. 2016)."""
 
     depth: UpTo8 = parameter(
@@ -106,7 +106,7 @@ class VAEModel(Block):
         return self
 
 
-class PixelCNNppModel(Block):
+class PixelCNNppModel(ParameterBlock):
     """Size of PixelCNN++ (Salimans et al. 2017)."""
 
     filters: Channels = parameter(160, "Number of feature maps (F).")
@@ -127,7 +127,7 @@ class PixelCNNppModel(Block):
     )
 
 
-class Likelihood(Block):
+class Likelihood(ParameterBlock):
     """The discretized logistic of the auxiliary image."""
 
     tails: bool = parameter(
@@ -137,7 +137,7 @@ class Likelihood(Block):
     )
 
 
-class Model(Block):
+class Model(ParameterBlock):
     """The two networks and how they are joined."""
 
     vae: VAEModel = block(VAEModel, "ResNet VAE with IAF; the sizes are those of the checkpoint published by Kingma et al. (2016).")
@@ -151,7 +151,7 @@ class Model(Block):
     detach_features: bool = parameter(False, "Whether the PixelCNN's gradient stops at f(z): an ablation, and another method.")
 
 
-class Compute(Block):
+class Compute(ParameterBlock):
     """Where and in which precision the networks run."""
 
     device: Literal["cuda", "cpu", "auto"] = parameter(
@@ -175,7 +175,7 @@ STEPS, EMA_DECAY = "Number of optimizer steps.", "Decay of the averaged weights 
 INIT_IMAGES = "Number of images of the data-dependent initialisation."
 
 
-class Training(Block):
+class Training(ParameterBlock):
     """One training run; the defaults are those of the joint training."""
 
     steps: Count = parameter(100_000, STEPS, open="no training length is given; about 128 epochs of 50,000 images.")
@@ -218,7 +218,7 @@ class PixelCNNppTraining(Training):
     init_images: Images = parameter(128, INIT_IMAGES)
 
 
-class Pretrain(Block):
+class Pretrain(ParameterBlock):
     """The two independent pretrainings."""
 
     vae_kl_weight: KLWeight = parameter(
@@ -230,7 +230,7 @@ class Pretrain(Block):
     pixelcnn_pp: PixelCNNppTraining = block(PixelCNNppTraining, "Pretraining of PixelCNN++.")
 
 
-class ResolutionCell(Block):
+class ResolutionCell(ParameterBlock):
     """An auxiliary image smaller than x."""
 
     resolution: Count = parameter(..., "Height and width of y in pixels: half or a quarter of image_size.")
@@ -244,7 +244,7 @@ class FurtherTraining(Training):
     init_images: Images = parameter(128, INIT_IMAGES)
 
 
-class Table1(Block):
+class Table1(ParameterBlock):
     """The further systems of Table 1."""
 
     systems: list[str] = parameter(
@@ -258,7 +258,7 @@ class Table1(Block):
         return self
 
 
-class Grid(Block):
+class Grid(ParameterBlock):
     """The trained models: one cell each."""
 
     kl_weights: list[KLWeight] = parameter(
@@ -291,14 +291,9 @@ class Grid(Block):
         "Weight of the KL term of the model without the auxiliary loss; null: no such model.",
         open="the degenerate case is argued in the text, not run; we run it.",
     )
-    seeds: list[Seed] = parameter(
+    seeds: Seeds = parameter(
         [0], "Seeds: every model is trained once for each.", open="the number of runs is not given.", min_length=1, max_length=1000
     )
-
-    @field_validator("seeds")
-    @classmethod
-    def _rising(cls, seeds: list[int]) -> list[int]:
-        return sorted(seeds)  # which seed is the first, whose images are shown and measured, does not depend on the order in the file
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:
@@ -306,7 +301,7 @@ class Grid(Block):
         return self
 
 
-class Evaluate(Block):
+class Evaluate(ParameterBlock):
     """The bounds that are reported."""
 
     batch: Count = parameter(
@@ -319,7 +314,7 @@ class Evaluate(Block):
     seed: Seed = parameter(0, "Seed of the noise, keyed by image and sample.")
 
 
-class Sample(Block):
+class Sample(ParameterBlock):
     """The images that are drawn for the figures."""
 
     images: Images = parameter(64, "Number of test images reconstructed, and of samples drawn, per cell.")
@@ -336,14 +331,14 @@ class Sample(Block):
     completion_rows: Count = parameter(16, "Number of first rows of the test images that are given and completed (figure completions).")
 
 
-class Figures(Block):
+class Figures(ParameterBlock):
     """How the figures look."""
 
     columns: UpTo100 = parameter(8, "Number of images per row.")
     dpi: int = parameter(200, "Resolution of the PNG files in pixels per inch.", ge=50, le=1200)
 
 
-class Params(Block):
+class Params(ParameterBlock):
     """All parameters of one preset; the defaults are those of the preset `paper`."""
 
     prepare: Prepare = block(Prepare, "Which images are modelled.")

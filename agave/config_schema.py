@@ -120,12 +120,16 @@ def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[K
             yield keys, detail["msg"].removeprefix("Value error, ")
         else:
             words = accepted(model, schema or {}, isinstance(value, int) and value > LARGEST)
-            named = repr(value) if detail["type"] == "literal_error" and type(value) is str else shown_value(value)
+            named = refused_value(value)
+            if detail["type"] in ("too_short", "too_long") and isinstance(value, list):
+                named = f"{len(value)} values"
+            elif detail["type"] == "literal_error" and type(value) is str:
+                named = repr(value)
             yield keys, f"{'missing' if detail['type'] == 'missing' else named}; accepted: {words}"
 
 
-def shown_value(value: Any) -> str:
-    """Return a value that is not accepted, with what it is where it does not show."""
+def refused_value(value: Any) -> str:
+    """Return a value that is not accepted as text, with what it is where it does not show."""
     if isinstance(value, Ambiguous):
         return f"{value} is {described(value)}"
     if isinstance(value, (Mapping, list)) or value is None:

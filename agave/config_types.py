@@ -16,6 +16,7 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Steps = Annotated[int, Field(ge=0, le=LARGEST)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Channels = Annotated[int, Field(ge=1, le=65_536)]
+Seeds = Annotated[list[Seed], AfterValidator(sorted)]  # whose images are shown does not depend on the order in the file
 Images = Annotated[int, Field(ge=2, le=LARGEST)]  # an interval over images needs two
 UpTo100 = Annotated[int, Field(ge=1, le=100)]
 UpTo8 = Annotated[int, Field(ge=1, le=8)]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from agave.config_schema import missing, problems, shown_value
+from agave.config_schema import missing, problems, refused_value
 from agave.errors import UserError
 from agave.yaml_files import Document, Keys, dotted, read_yaml
 
@@ -57,13 +57,13 @@ def check_names(document: Mapping[str, Any], name: str) -> None:
         where = f"{name}: {_line(document, (key,))}{dotted((key,))}: "
         if key == "preset":
             if not isinstance(value, str) or not value:
-                wrong.append(f"{where}{shown_value(value)}; accepted: the name of a preset")
+                wrong.append(f"{where}{refused_value(value)}; accepted: the name of a preset")
         elif key in OPTIONS:
             wrong.append(f"{where}an option of the command line has this name; accepted: another name for a preset")
         elif not NAME.fullmatch(key) or yaml.safe_load(key) != key:
             wrong.append(f"{where}no name for a preset; accepted: letters, digits, _ and - after a first letter, and no truth value")
         elif not isinstance(value, Mapping):
-            wrong.append(f"{where}{shown_value(value)}; accepted: a block of parameters, {{}} for none")
+            wrong.append(f"{where}{refused_value(value)}; accepted: a block of parameters, {{}} for none")
     if "preset" not in document:
         wrong.append(f"{name}: preset: missing; accepted: the name of the preset that runs")
     if wrong:

@@ -81,7 +81,7 @@ def parse_yaml(text: str, name: str, accepted: str) -> Document:
         accepted: what the file should be, for messages.
 
     Raises:
-        UserError: as `read`.
+        UserError: as `read_yaml`.
     """
     try:
         loader = _Loader(text)
@@ -118,7 +118,7 @@ class _Walk:
         return UserError(f"{self.name}: line {node.start_mark.line + 1}: {problem}")
 
     def value(self, node: yaml.Node, keys: Keys) -> Any:
-        """Return the value of a node; its line is noted."""
+        """Return the value of a node, and note its line."""
         if id(node) in self.seen:
             raise self.wrong(node, f"{dotted(keys)}: an anchor (&) and its alias (*); accepted: the value written out in both places")
         self.seen.add(id(node))
@@ -193,7 +193,7 @@ def _plain(text: str, kind: str) -> Any:
 
 
 def described(value: Any) -> str:
-    """Say what a value is, to follow "is" in a message: "text", "a truth value", "a number", "empty", "a list", "a block"."""
+    """Return what a value is, to follow "is" in a message: "text", "a truth value", "a number", "empty", "a list", "a block"."""
     if isinstance(value, Ambiguous):
         return value.reading
     kinds: tuple[tuple[type, str], ...] = ((str, "text"), (bool, "a truth value"), (int, "a number"), (float, "a number"), (list, "a list"))

@@ -87,6 +87,7 @@ def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
         ("demo.sample.seed", 2**63, "demo.sample.seed: 9223372036854775808; accepted: an integer from 0 to 9223372036854775807$"),
         ("demo.grid.kl_weights", 5, "demo.grid.kl_weights: 5; accepted: a list of 1 to 40, each a number from 0 to 1000$"),
         ("demo.grid.resolutions", [{"resolution": 16}], "demo.grid.resolutions.0.kl_weight: missing; accepted: a number"),
+        ("demo.grid.seeds", [], "demo.grid.seeds: 0 values; accepted: a list of 1 to 1000, each an integer of at least 0$"),
         ("demo.prepare.path", "", "demo.prepare.path: '' is text; accepted: text of at least 1 character or null$"),
     ],
 )
