@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "agave").rglob("*.py"))
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 60
-ONE_INTERFACE = {"run", "inputs", "outputs", "options", "draw", "load", "elu", "concat_elu", "gate"}
+ONE_INTERFACE = {"run", "inputs", "outputs", "options", "draw", "load", "elu", "gate"}
 """Of the steps; of the kinds of figures; of files and models that can be loaded; of torch's own and the compiled nonlinearities."""
 NO_VERBS = {"what", "which", "where", "how", "whether", "of", "the", "a", "an", "when", "that", "this", "all", "every", "each", "those"}
 

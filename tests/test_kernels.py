@@ -16,12 +16,11 @@ from agave.random_numbers import StepNumbers
 
 
 def padded_concat_elu(x, padding, dropout=0.0, with_active=False):
-    """`activation` as a pair (padded, plain), the former made by padding where torch's own operations leave that to the convolution."""
+    """`activation` as a pair (padded, plain)."""
     batch, channels, height, width = x.shape
     keep = StepNumbers(0, 3).masks(batch, [(height, width, 2 * channels)], dropout, x)[0] if dropout else None
     found = activation(x, padding, keep=keep, dropout=dropout, plain=with_active)
-    padded = found.padded if found.padded is not None else torch.nn.functional.pad(found.plain, padding)
-    return padded, found.plain if with_active else None
+    return found.padded, found.plain if with_active else None
 
 
 TYPES = {torch.float32: 3e-6, torch.bfloat16: 2e-2}

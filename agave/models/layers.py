@@ -100,7 +100,7 @@ class WeightNormConv2d(nn.Module):
 
     def forward(self, x: Tensor | Activation) -> Tensor:
         """Convolve (B, in, H, W); stride 2 halves H and W, transposed doubles them."""
-        values, padding = x.for_convolution(self.padding) if isinstance(x, Activation) else (x, self.padding)
+        values, padding = (x.padded, NO_PADDING) if isinstance(x, Activation) else (x, self.padding)
         if self.initialising:
             return self._initialise(values, padding)
         return self._convolve(values, self.weight(), self.bias, padding)

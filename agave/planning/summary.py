@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from agave.config import Params
 from agave.grid import Cell
 from agave.models.agave import AGAVE
+from agave.models.interface import LikelihoodModel
 from agave.models.pixelcnn_pp import PixelCNNpp
 from agave.objective import objective
 from agave.planning import network_costs
@@ -94,7 +95,7 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _saved_bytes(model: AGAVE, x: Tensor) -> int:
+def _saved_bytes(model: LikelihoodModel, x: Tensor) -> int:
     """Bytes of the distinct tensors that a joint training step keeps for its backward pass, without the weights."""
     weights = {id(parameter) for parameter in model.parameters()}
     kept: dict[int, tuple[Tensor, int]] = {}  # the tensors are held, so that no id is used twice
@@ -137,7 +138,7 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[Tensor]:
             yield from _tensors(item, seen)
 
 
-def _shapes(model: AGAVE, x: Tensor) -> Iterator[ModuleShape]:
+def _shapes(model: LikelihoodModel, x: Tensor) -> Iterator[ModuleShape]:
     """Blocks and outer convolutions in the order in which they finish."""
     found: list[ModuleShape] = []
     hooks = []
