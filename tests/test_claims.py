@@ -11,7 +11,7 @@ import pytest
 import torch
 from fake_results import write_results
 
-from agave import config, grid, published, tables
+from agave import config, grid, presets, published, tables
 from agave.bootstrap import crossed_bootstrap
 from agave.claims import decide, load, measures, network_properties, write_claims
 from agave.claims.comparisons import COMPARISONS
@@ -271,7 +271,7 @@ def test_no_verdict_depends_on_the_order_of_a_list_of_the_grid(tmp_path):
             "resolutions": [{"resolution": r, "kl_weight": w} for r in (16, 8) for w in (2, 8)][::turn],
             "seeds": [0, 1][::turn],
         }
-        params = config.resolve(document | {"turned": config.merge(document["demo"], small | {"grid": grid_of})}, "turned")
+        params = config.resolve(document | {"turned": presets.merge(document["demo"], small | {"grid": grid_of})}, "turned")
         write_results(params, tmp_path / "demo")
         tables.write_tables(params, "demo", tmp_path / "demo")
         write_claims(params, "demo", tmp_path / "demo", ROOT / "claims.yaml")
@@ -343,7 +343,7 @@ def test_models_are_named_by_their_values():
 
 def test_what_the_step_reads_stands_among_its_parameters():
     params = config.load(ROOT / "params.yaml", "demo")
-    found = dict(config.flatten(step.options(params)))
+    found = dict(presets.flatten(step.options(params)))
     assert set(published.SIZES) <= set(found)
     assert {"grid.seeds", "pretrain.vae_kl_weight", "model.vae.latent"} <= {key.split("[")[0] for key in found}
 

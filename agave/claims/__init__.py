@@ -7,13 +7,13 @@ from pathlib import Path
 from agave.claims.decide import Comparison, Decision, decide
 from agave.claims.evidence import Evidence
 from agave.claims.language import load
-from agave.claims.page import as_table, counts, decisive, page_text, shown
+from agave.claims.page import as_table, comparison_text, counts, decisive, page_text
 from agave.config import Params
 from agave.csv_tables import write_table
 from agave.files import atomic_write
 from agave.results import CLAIMS, CLAIMS_PAGE, Results
 
-__all__ = ["Comparison", "Decision", "counts", "decide", "decisive", "load", "shown", "write_claims"]
+__all__ = ["Comparison", "Decision", "comparison_text", "counts", "decide", "decisive", "load", "write_claims"]
 
 
 def write_claims(params: Params, preset: str, results: Path, path: Path) -> list[Decision]:

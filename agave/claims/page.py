@@ -35,7 +35,7 @@ def as_table(decisions: Sequence[Decision]) -> pd.DataFrame:
     return make_table(rows, CLAIMS_SCHEMA)
 
 
-def shown(comparison: Comparison) -> str:
+def comparison_text(comparison: Comparison) -> str:
     """Return a comparison as text: what, value, interval, what is accepted."""
     interval = "" if comparison.low == comparison.high else f" [{comparison.low:.3g}, {comparison.high:.3g}]"
     return f"{comparison.label}: {comparison.value:.3g}{interval}, accepted {comparison.test.accept}"
@@ -64,7 +64,7 @@ def page_text(decisions: Sequence[Decision], preset: str, data_set: str) -> str:
     rows = []
     for decision in decisions:
         one, more = decisive(decision), len(decision.comparisons) - 1
-        text = f"{one.test.measure}, {shown(one)}" if one else ""
+        text = f"{one.test.measure}, {comparison_text(one)}" if one else ""
         text += f"; and {more} more" if more > 0 else ""
         row = (decision.claim.id, decision.claim.claim, f"**{decision.verdict}**", text, decision.basis)
         rows.append([cell.replace("|", "\\|") for cell in row])

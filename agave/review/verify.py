@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from agave.claims import Decision, counts, decisive, shown
+from agave.claims import Decision, comparison_text, counts, decisive
 from agave.config import Params
 from agave.errors import UserError
 from agave.provenance.checksums import read_checksums
@@ -103,5 +103,5 @@ def claims_page(decisions: Sequence[Decision]) -> Iterator[str]:
     for decision in decisions:
         one = decisive(decision)
         yield f"{decision.claim.id:<4} {decision.verdict:<26} {decision.claim.claim}"
-        yield f"{'':<31} {shown(one) if one else decision.basis}"
+        yield f"{'':<31} {comparison_text(one) if one else decision.basis}"
     yield ", ".join(f"{number} {verdict}" for verdict, number in counts(decisions).items())
