@@ -84,9 +84,10 @@ def test_the_command_spells_out_what_it_takes_from_the_environment(monkeypatch: 
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     assert command(tables, "tables") == ["agave", "tables"]
-    assert command(evaluate, "evaluate", "vae", threads=3, device="cuda:1") == [
+    assert command(evaluate.commands["bound"], "evaluate", "bound", "vae", threads=3, device="cuda:1") == [
         "agave",
         "evaluate",
+        "bound",
         "vae",
         "--threads",
         "3",
