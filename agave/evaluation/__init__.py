@@ -1,0 +1,1 @@
+"""Likelihoods and their bounds on the test images."""

@@ -54,9 +54,8 @@ def iwae_bounds(
 
     Args:
         model: with latent variables, in evaluation mode.
-        x_uint8: (N, 3, H, W).
-        y_uint8: (N, 3, r, r).
-        samples: K.
+        x_uint8: (N, 3, H, W); y_uint8: (N, 3, r, r).
+        samples: K, at least 1.
         seed: of the latent noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
         batch: image samples per forward pass.
         first: index of the first image, when a larger set is evaluated in pieces.
@@ -76,8 +75,7 @@ def iwae_bounds(
     """
     if samples < 1 or batch < 1:
         raise ValueError(f"samples {samples}, batch {batch}; accepted: at least 1 each")
-    stop = stop or Stop()
-    kept = growth_samples(samples)
+    kept, stop = growth_samples(samples), stop or Stop()
     done = _load(state, len(kept) + 1)  # rows of (growth..., elbo)
     began = last_save = time.monotonic()
     with stopping_signals() as stopped, folded(model), Progress(len(x_uint8), label, "image", len(done)) as progress:

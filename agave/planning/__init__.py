@@ -1,0 +1,1 @@
+"""Cost of a preset before it runs: arithmetic, memory, hours."""

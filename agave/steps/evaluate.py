@@ -225,6 +225,7 @@ def _check_finite(values: dict[str, Array], cell: Cell, first: int = 0) -> None:
     for term, nats in values.items():
         if not np.isfinite(nats).all():
             wrong = np.argwhere(~np.isfinite(nats))[0]
+            value = nats[tuple(wrong)]
             raise UserError(
-                f"{cell.name}: {term} of test image {first + wrong[0]} is {nats[tuple(wrong)]}; accepted: finite values. Nothing was written"
+                f"{cell.name}: {term} of test image {first + wrong[0]} is {value}; accepted: finite values. Nothing was written"
             )

@@ -1,0 +1,1 @@
+"""Training: one loop for every system, its schedule, and a job from images to weights."""
