@@ -10,26 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from agave import presets
-from agave.config_checks import check_combinations, check_grid, check_systems, test_images, train_images
+from agave.config_checks import (
+    check_combinations,
+    check_crops,
+    check_grid,
+    check_schedule,
+    check_systems,
+    test_images,
+    train_images,
+)
 from agave.config_schema import block, parameter
-from agave.config_types import Channels, Count, Images, KLWeight, PathText, Seed, Seeds, Steps, UpTo8, UpTo100
+from agave.config_types import Channels, Count, Images, KLWeight, ParameterBlock, PathText, Seed, Seeds, Steps, UpTo8, UpTo100
 from agave.yaml_files import Document
-
-
-class ParameterBlock(BaseModel):
-    """A block of params.yaml. Unknown keys are errors; values cannot be changed after loading."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        validate_default=True,
-        json_schema_serialization_defaults_required=True,
-    )
 
 
 class Photos(ParameterBlock):
@@ -42,11 +37,7 @@ class Photos(ParameterBlock):
 
     @model_validator(mode="after")
     def _ordered(self) -> Photos:
-        if self.smallest_crop > self.largest_crop:
-            raise ValueError(
-                f"smallest_crop {self.smallest_crop} is larger than largest_crop {self.largest_crop}; "
-                "accepted: smallest_crop <= largest_crop"
-            )
+        check_crops(self)
         return self
 
 
@@ -193,11 +184,7 @@ class Training(ParameterBlock):
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Training:
-        if self.warmup_steps + self.cooldown_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} + cooldown_steps {self.cooldown_steps} exceed steps {self.steps}; "
-                "accepted: a sum of at most steps"
-            )
+        check_schedule(self)
         return self
 
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agave.config_schema import plain
-from agave.models import OF_THE_PAPER, REGISTRY
 from agave.presets import ConfigError
 
 if TYPE_CHECKING:
-    from agave.config import Grid, Params, Prepare
+    from agave.config import Grid, Params, Photos, Prepare, Training
 
 CIFAR10_TRAIN, CIFAR10_TEST = 50_000, 10_000  # images
 SQUARE = 4  # pixels: the claims average images over squares of this side
@@ -60,12 +59,42 @@ def check_counts(params: Params, train_images: int | None, test_images: int | No
             raise ConfigError(f"{name} {count} is more than there are {kind} images; accepted: at most {available}")
 
 
+def check_crops(photos: Photos) -> None:
+    """Check that the smallest crop is not larger than the largest.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if photos.smallest_crop > photos.largest_crop:
+        raise ValueError(
+            f"smallest_crop {photos.smallest_crop} is larger than largest_crop {photos.largest_crop}; "
+            "accepted: smallest_crop <= largest_crop"
+        )
+
+
+def check_schedule(training: Training) -> None:
+    """Check that warm-up and cool-down fit into the steps of a training.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if training.warmup_steps + training.cooldown_steps > training.steps:
+        raise ValueError(
+            f"warmup_steps {training.warmup_steps} + cooldown_steps {training.cooldown_steps} exceed steps {training.steps}; "
+            "accepted: a sum of at most steps"
+        )
+
+
 def check_systems(systems: Sequence[str]) -> None:
     """Refuse names of further systems that are not registered, that the grid trains anyway, or that come twice.
 
     Raises:
         ValueError: one of them is not accepted.
     """
+    if not systems:
+        return
+    from agave.models import OF_THE_PAPER, REGISTRY  # no step that knows no model depends on it
+
     accepted = [name for name in REGISTRY if name not in OF_THE_PAPER]
     for name in systems:
         if name not in accepted:

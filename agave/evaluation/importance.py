@@ -47,14 +47,15 @@ def iwae_bounds(
     stop: Stop | None = None,
     label: str = "iwae",
 ) -> dict[str, Array]:
-    """Compute the importance-weighted bound on log p(x) with `samples` samples, for every image.
+    """Compute the importance-weighted bound on log p(x) for every image (Burda et al. 2016, Eq. 8).
 
     The samples of an image are taken in even chunks of at most `batch` and never held together. An image is never computed together
     with another one, so that the values do not depend on how the images are split into pieces, not even in the last digit.
 
     Args:
         model: with latent variables, in evaluation mode.
-        x_uint8: (N, 3, H, W); y_uint8: (N, 3, r, r).
+        x_uint8: (N, 3, H, W).
+        y_uint8: (N, 3, r, r).
         samples: K, at least 1.
         seed: of the latent noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
         batch: image samples per forward pass.
@@ -70,8 +71,6 @@ def iwae_bounds(
     Raises:
         ValueError: `samples` or `batch` is below 1.
         InterruptedWorkError: a signal or the time limit stopped the run; its state is saved.
-
-    Source: Burda et al. (2016), Eq. 8.
     """
     if samples < 1 or batch < 1:
         raise ValueError(f"samples {samples}, batch {batch}; accepted: at least 1 each")

@@ -52,7 +52,7 @@ class SkipConv(WeightNormConv2d):
 
 
 class GatedBlock(Checkpointed):
-    """Gated residual block of one stream, with a skip input a and a feature phi:
+    """Gated residual block of one stream, with a skip input a and a feature phi.
 
         c1 = conv1(concat_elu(t)) + skip(concat_elu(a))
         c2 = conv2(dropout(concat_elu(c1))) + inject(phi)

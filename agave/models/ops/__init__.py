@@ -38,9 +38,7 @@ def elu(x: Tensor) -> Tensor:
 
 
 class _PaddedConcatELU(torch.autograd.Function):
-    """`activation` by torch's operations. It keeps nothing for its backward pass but its result, which the convolution that reads it keeps
-    anyway.
-    """
+    """`activation` by torch's operations. It keeps only its result, which the convolution that reads it keeps anyway."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: Padding, keep: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

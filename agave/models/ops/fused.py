@@ -95,7 +95,7 @@ class _Gate(torch.autograd.Function):
 
 
 def elu(x: Tensor) -> Tensor:
-    """Return elu(x)."""
+    """Return x where it is positive, exp(x) - 1 where it is negative."""
     return _ELU.apply(x)  # type: ignore[no-any-return]
 
 
