@@ -35,14 +35,14 @@ from agave.steps.prepare import prepare
 
 CROPS = Photos(train_crops=40, test_crops=12, smallest_crop=48, largest_crop=256)
 TINY = load(Path(__file__).parents[1] / "params.yaml", "tiny")
-FEW = TINY.joint.model_copy(update={"init_images": 1})
+FEW = TINY.joint.model_copy(update={"init_images": 2})
 DEFAULTS = TINY.model_copy(
     update={
         "pretrain": TINY.pretrain.model_copy(update={"vae": FEW, "pixelcnn_pp": FEW}),
         "joint": FEW,
         "prepare": TINY.prepare.model_copy(update={"photos": CROPS}),
-        "sample": TINY.sample.model_copy(update={"images": 1}),
-        "evaluate": TINY.evaluate.model_copy(update={"iwae_images": 1}),
+        "sample": TINY.sample.model_copy(update={"images": 2}),
+        "evaluate": TINY.evaluate.model_copy(update={"iwae_images": 2}),
     }
 )
 FILES = ["manifest.json", "test.npy", "train.npy"]
@@ -323,7 +323,7 @@ def test_too_few_test_images_for_a_later_step_are_noticed_at_once(tmp_path, bloc
     with pytest.raises(UserError, match=f"{block}.{key} 6 .*accepted: at most 5"):
         prepare(needy, tmp_path / "out")
     with pytest.raises(UserError, match="test images: 1; accepted: at least 2"):
-        prepare(params(source="images", path=str(path), test_images=1), tmp_path / "out")
+        prepare(params(source="images"), tmp_path / "out", images=array_file(tmp_path, some_images(6), "few.npy"))
     hungry = DEFAULTS.model_copy(update={"joint": FEW.model_copy(update={"init_images": 26})})
     with pytest.raises(UserError, match=r"joint\.init_images 26 is more than there are training images; accepted: at most 25"):
         prepare(hungry, tmp_path / "out", images=path)

@@ -127,5 +127,5 @@ def test_throughput_is_stated_or_measured_not_both(run):
 
 
 def test_planning_needs_no_torch(root):
-    code = "import sys, agave.plan; assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, agave.planning.plan; assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
