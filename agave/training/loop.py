@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,6 +25,7 @@ from agave.random_numbers import StepNumbers
 from agave.runtime.checkpoints import RollingState, load_weights
 from agave.runtime.devices import Group
 from agave.runtime.interruption import InterruptedWorkError, Stop, stopping_signals
+from agave.runtime.prefetch import hand_over
 from agave.runtime.progress import Progress
 from agave.training.schedule import batch_indices, ema_update, learning_rate
 
@@ -43,12 +45,14 @@ class Pace:
         piece: most images computed at once on a device; None: all that it is given of a batch.
         checkpointing: compute activations again in the backward pass instead of keeping them.
         compile: let torch.compile fuse the network.
+        allreduce: dtype in which several processes add their gradients.
     """
 
     autocast: torch.dtype | None = None
     piece: int | None = None
     checkpointing: bool = False
     compile: bool = False
+    allreduce: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,8 @@ class Trainer:
         self._check_division()
         self.device, self.dimensions = x_uint8.device, x_uint8[0].numel()
         self.optimizer = torch.optim.Adamax(model.parameters(), lr=options.learning_rate, foreach=True)
-        decay = options.ema_decay
         # PAPER: weight averaging is not mentioned; both reference codebases evaluate averaged weights.
-        self.averaged = AveragedModel(model, multi_avg_fn=lambda average, current, updates: ema_update(average, current, updates, decay))
+        self.averaged = AveragedModel(model)
         self.interval = max(1, options.steps // HISTORY_ROWS)
         # since the last row of the history: bits/dim terms, gradient norm, number of updates; this process's share of them
         self.sums = torch.zeros(len(COLUMNS) + 2, dtype=torch.float64, device=self.device)
@@ -146,7 +149,7 @@ class Trainer:
             UserError: too many updates in a row had to be skipped.
         """
         self.restore()
-        self._prepare()
+        self.prepare()
         began = last_save = self._row_began = time.monotonic()
         self._row_first = self.at.step
         with (
@@ -200,7 +203,7 @@ class Trainer:
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = learning_rate(options, step)
         row = torch.zeros_like(self.sums)
-        pieces = _pieces(self.group.rows(options.batch), self.pace.piece)
+        pieces = self._own_pieces()
         for piece in pieces:
             terms = self._forward_backward(indices, piece, last=piece is pieces[-1])
             row[: len(COLUMNS)] += len(piece) / options.batch * torch.stack(_bits(terms, self.dimensions))
@@ -209,7 +212,7 @@ class Trainer:
         if float(norm) <= options.skip_gradient_norm:  # false if it is not finite; the one value of a step that the host waits for
             self.optimizer.step()
             if self.group.leads:
-                self.averaged.update_parameters(self.model)
+                self._average()
             self.sums += row
             self.at.skipped_in_a_row = 0
         else:
@@ -220,7 +223,7 @@ class Trainer:
     def _forward_backward(self, indices: np.ndarray[Any, np.dtype[np.int64]], piece: range, last: bool) -> Terms:
         """Add the gradient of some rows of a batch to that of the others."""
         pace, batch = self.pace, self.options.batch
-        chosen = torch.from_numpy(indices[piece.start : piece.stop]).to(self.device)
+        chosen = hand_over(torch.from_numpy(indices[piece.start : piece.stop]), self.device)
         noise = self.model.draw_noise(len(piece), StepNumbers(self.seed, self.at.step, piece.start, batch))
         with self._alone(not last):
             with torch.autocast(self.device.type, dtype=pace.autocast, enabled=pace.autocast is not None):
@@ -228,6 +231,17 @@ class Trainer:
                 loss = objective(terms, self.goal.kl_weight, self.goal.auxiliary) * (len(piece) / batch)
             (loss * self.group.size).backward()  # type: ignore[no-untyped-call]  # DistributedDataParallel averages over processes
         return terms
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Update the averaged weights. AveragedModel's own way copies its counter to the GPU and back in every step, which waits twice."""
+        averaged, current = list(self.averaged.module.parameters()), list(self.model.parameters())
+        updates = int(self.averaged.n_averaged)  # lies on the CPU
+        if updates == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            ema_update(averaged, current, updates, self.options.ema_decay)
+        self.averaged.n_averaged += 1
 
     def _skip(self, indices: np.ndarray[Any, np.dtype[np.int64]], row: Tensor, progress: Progress) -> None:
         at = self.at
@@ -262,13 +276,17 @@ class Trainer:
             self.state.save(self.at.step, self._collect_tensors() | {"sums": total}, vars(self.at), keep)
         self.group.wait()  # a process that ends has torchrun end the others, who must not be cut off while they write
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make the model ready for `train_step`: memory, compilation, other processes."""
         self.model.train()
         self.model.checkpoint_activations(self.pace.checkpointing)
         if self.pace.compile:
             self.model.compile()
         if self.group.size > 1:
-            self.network = DistributedDataParallel(self.model, find_unused_parameters=self.model.unused_parameters)
+            self.network = _data_parallel(self.model, self.pace, one_pass=len(self._own_pieces()) == 1)
+
+    def _own_pieces(self) -> list[range]:
+        return _pieces(self.group.rows(self.options.batch), self.pace.piece)
 
     def _alone(self, alone: bool) -> AbstractContextManager[object]:
         """Leave the exchange of gradients between processes to the last piece of a step."""
@@ -314,6 +332,17 @@ class Trainer:
             index, name = key.split("/")
             entries.setdefault(int(index), {})[name] = value
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+def _data_parallel(model: LikelihoodModel, pace: Pace, one_pass: bool) -> DistributedDataParallel:
+    """Return the model for one of several processes: gradients lie in the buckets that are exchanged while the backward pass goes on."""
+    fixed = one_pass and not model.unused_parameters  # every step reaches the same parameters in the same order, once
+    network = DistributedDataParallel(
+        model, find_unused_parameters=model.unused_parameters, gradient_as_bucket_view=True, static_graph=fixed
+    )
+    if pace.allreduce == torch.bfloat16:
+        network.register_comm_hook(None, bf16_compress_hook)
+    return network
 
 
 def _pieces(rows: range, largest: int | None) -> list[range]:
