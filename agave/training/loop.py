@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import register_dataclass
 
 from agave.config import Training
 from agave.errors import UserError
-from agave.likelihoods import bits_per_dim
 from agave.models.interface import LikelihoodModel, Terms
 from agave.objective import Objective, objective
 from agave.random_numbers import StepNumbers
@@ -27,13 +26,12 @@ from agave.runtime.devices import Group
 from agave.runtime.interruption import InterruptedWorkError, Stop, stopping_signals
 from agave.runtime.prefetch import hand_over
 from agave.runtime.progress import Progress
+from agave.training.history import COLUMNS, Row, bits_of_terms, describe_fault, history_row, last_note
 from agave.training.schedule import batch_indices, ema_update, learning_rate
 
 HISTORY_ROWS = 100  # of a whole run, whatever its length
 MAX_SKIPPED_IN_A_ROW = 50
-COLUMNS = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
-
-Row = dict[str, float | int | None]
+register_dataclass(Terms)  # DistributedDataParallel must find the tensors in it: with a static graph nothing is exchanged otherwise
 
 
 @dataclass(frozen=True)
@@ -150,8 +148,8 @@ class Trainer:
         """
         self.restore()
         self.prepare()
-        began = last_save = self._row_began = time.monotonic()
-        self._row_first = self.at.step
+        self.begin_row()
+        began = last_save = time.monotonic()
         with (
             stopping_signals() as stopped,
             Progress(self.options.steps, self.label, "step", self.at.step, quiet=not self.group.leads) as progress,
@@ -159,11 +157,7 @@ class Trainer:
             if self.at.resumed:
                 progress.say(f"resumed at step {self.at.step}")
             while self.at.step < self.options.steps:
-                terms = self.train_step(progress)
-                self.at.step += 1
-                if self.at.step % self.interval == 0 or self.at.step == self.options.steps:
-                    self.log_row(terms)
-                progress.update(1, _last_note(self.at.history))
+                self.advance(progress)
                 now = time.monotonic()
                 expired = self.stop.time_limit is not None and now - began > self.stop.time_limit
                 stopping, late, due = self._agree(stopped.is_set(), expired, now - last_save > self.stop.save_every)
@@ -192,6 +186,14 @@ class Trainer:
         self.at = Position(**facts)
         self.at.resumed = [*self.at.resumed, self.at.step]
 
+    def advance(self, progress: Progress) -> None:
+        """Make a step and count it; write a row of the history where one is due."""
+        terms = self.train_step(progress)
+        self.at.step += 1
+        if self.at.step % self.interval == 0 or self.at.step == self.options.steps:
+            self.log_row(terms)
+        progress.update(1, last_note(self.at.history))
+
     def train_step(self, progress: Progress) -> Terms:
         """Compute the gradient of one batch, piece by piece, and update the weights, unless the gradient is not finite or too long.
 
@@ -206,7 +208,7 @@ class Trainer:
         pieces = self._own_pieces()
         for piece in pieces:
             terms = self._forward_backward(indices, piece, last=piece is pieces[-1])
-            row[: len(COLUMNS)] += len(piece) / options.batch * torch.stack(_bits(terms, self.dimensions))
+            row[: len(COLUMNS)] += len(piece) / options.batch * torch.stack(bits_of_terms(terms, self.dimensions))
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         row[len(COLUMNS) :] = torch.stack([norm.double(), torch.ones_like(norm, dtype=torch.float64)]) / self.group.size
         if float(norm) <= options.skip_gradient_norm:  # false if it is not finite; the one value of a step that the host waits for
@@ -246,7 +248,7 @@ class Trainer:
     def _skip(self, indices: np.ndarray[Any, np.dtype[np.int64]], row: Tensor, progress: Progress) -> None:
         at = self.at
         at.skipped, at.skipped_in_a_row = at.skipped + 1, at.skipped_in_a_row + 1
-        problem = _describe(self.group.total(row), self.options.skip_gradient_norm)
+        problem = describe_fault(self.group.total(row), self.options.skip_gradient_norm)
         progress.say(f"update of step {at.step} (images {_some(indices)}) skipped: {problem}")
         if at.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
             raise UserError(
@@ -263,11 +265,15 @@ class Trainer:
         total, now, at = self.group.total(self.sums), time.monotonic(), self.at
         means = (total[:-1] / total[-1]).tolist() if total[-1] > 0 else None
         speed = (at.step - self._row_first) * self.options.batch / (now - self._row_began)
-        at.history.append(_history_row(at.step, means, terms, learning_rate(self.options, at.step - 1), at.skipped, speed))
+        at.history.append(history_row(at.step, means, terms, learning_rate(self.options, at.step - 1), at.skipped, speed))
         self.sums.zero_()
-        self._row_began, self._row_first = now, at.step
+        self.begin_row()
         if self.watch is not None and self.group.leads:
             self.watch(at.history[-1])
+
+    def begin_row(self) -> None:
+        """Start the sums and the clock of the next row of the history."""
+        self._row_began, self._row_first = time.monotonic(), self.at.step
 
     def save(self, keep: int = 2) -> None:
         """Write the state; the last `keep` files stay."""
@@ -350,48 +356,8 @@ def _pieces(rows: range, largest: int | None) -> list[range]:
     return [rows] if largest is None else [rows[first : first + largest] for first in range(0, len(rows), largest)]
 
 
-def _bits(terms: Terms, dimensions: int) -> list[Tensor]:
-    """Return batch means of KL, VAE reconstruction, PixelCNN reconstruction and total, bits/dim of x; zero where absent."""
-    zero = torch.zeros((), dtype=torch.float64, device=terms.kl.device)
-
-    def mean(nats: Tensor | None) -> Tensor:
-        return zero if nats is None else torch.as_tensor(bits_per_dim(nats.detach().double().mean(), dimensions))
-
-    kl, y, x = mean(terms.kl), -mean(terms.log_prob_y), -mean(terms.log_prob_x)
-    return [kl, y, x, kl + (x if terms.log_prob_x is not None else y)]
-
-
-def _history_row(step: int, means: list[float] | None, terms: Terms, rate: float, skipped: int, speed: float) -> Row:
-    found: list[float | None] = [*means] if means is not None else [None] * 5  # None: every update since the last row was skipped
-    kl, y, x, total, norm = found
-    return {
-        "step": step,
-        "kl": kl if terms.log_prob_y is not None else None,
-        "vae_reconstruction": y if terms.log_prob_y is not None else None,
-        "pixelcnn_reconstruction": x if terms.log_prob_x is not None else None,
-        "total": total,
-        "gradient_norm": norm,
-        "learning_rate": rate,
-        "skipped": skipped,
-        "images_per_second": speed,
-    }
-
-
-def _describe(row: Tensor, limit: float) -> str:
-    """Say which of the terms of a step are not finite, or that the gradient is too long."""
-    values = dict(zip((*COLUMNS, "gradient_norm"), row.tolist(), strict=False))
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    fault = f"{', '.join(bad)} not finite" if bad else f"gradient_norm above skip_gradient_norm {limit:g}"
-    return fault + " (" + ", ".join(f"{name} {value:.4g}" for name, value in values.items()) + ")"
-
-
 def _some(indices: np.ndarray[Any, np.dtype[np.int64]]) -> str:
     return ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-
-
-def _last_note(history: list[Row]) -> str:
-    total = history[-1]["total"] if history else None
-    return "" if total is None else f"{total:.3f} bits/dim"
 
 
 def _clean(module: torch.nn.Module) -> dict[str, Tensor]:
