@@ -22,7 +22,7 @@ SNAKEFILES := Snakefile workflow/rules
 # In a clone the small results are there and the networks are not: Snakemake may take that for finished.
 FROM_THE_IMAGES = $(if $(wildcard results/$(PRESET)/pretrain),,--forcerun prepare_images)
 
-.PHONY: help install demo report verify plan test test-integration test-report test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
+.PHONY: help install demo report verify plan gpu-check test test-integration test-report test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +56,9 @@ report: .venv/installed  ## reports/PRESET.html: figures, tables, claims and pro
 
 plan: .venv/installed  ## what PRESET will cost: jobs, arithmetic, memory, hours; ARGS="--calibrate" measures this machine
 	agave plan --preset $(PRESET) $(ARGS)
+
+gpu-check: .venv/installed  ## check a GPU: right, fast, learning, what the paper costs there; 20 minutes; ARGS="--device cpu --size tiny" without
+	agave gpu-check $(ARGS)
 
 test: .venv/installed  ## run the tests (without the other targets of this name)
 	pytest -n auto --dist loadfile

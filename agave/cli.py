@@ -13,6 +13,7 @@ import click
 
 from agave import config, config_schema, grid, presets
 from agave.cli_evaluate import evaluate
+from agave.cli_gpu_check import gpu_check
 from agave.cli_options import (
     CommandGroup,
     FileArgument,
@@ -47,6 +48,7 @@ def main() -> None:
 
 
 main.add_command(evaluate)
+main.add_command(gpu_check)
 
 
 @main.command("config")
@@ -280,6 +282,7 @@ def summary(context: click.Context, params: Params) -> None:
     help="Sustained throughput of one device in training, in TFLOP/s (default: a figure for the preset's device).",
 )
 @click.option("--calibrate", is_flag=True, help="Measure the throughput here, by real training steps of the preset's networks: a minute.")
+@click.option("--device-report", type=FileArgument, help="File report.json of `agave gpu-check`, whose measured throughput counts.")
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, metavar="NUMBER", help="Number of CPU cores that make one device, for --calibrate."
 )
@@ -297,14 +300,27 @@ def summary(context: click.Context, params: Params) -> None:
 )
 @click.pass_context
 def plan(
-    context: click.Context, params: Params, tflops: float | None, calibrate: bool, threads: int, devices: int, json_file: Path | None
+    context: click.Context,
+    params: Params,
+    tflops: float | None,
+    calibrate: bool,
+    device_report: Path | None,
+    threads: int,
+    devices: int,
+    json_file: Path | None,
 ) -> None:
     """Print what a preset will cost before it runs: jobs, steps, arithmetic, memory and hours of each rule and in all."""
     from agave.planning import plan as planning
 
     if calibrate and tflops is not None:
         raise click.UsageError("--tflops and --calibrate exclude each other: one states the throughput, the other measures it.")
+    if device_report is not None and (calibrate or tflops is not None):
+        raise click.UsageError("--device-report excludes --tflops and --calibrate: all of them say what the throughput is.")
     throughput = planning.stated(params, tflops)
+    if device_report is not None:
+        from agave.planning.device_report import measured_throughput
+
+        throughput = measured_throughput(device_report)
     if calibrate:
         from agave.planning.throughput import calibrate as measure
 

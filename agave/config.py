@@ -159,6 +159,9 @@ class Compute(ParameterBlock):
     checkpointing: bool = parameter(
         False, "Whether activations are computed again in the backward pass: half the memory of a training step, a third more arithmetic."
     )
+    allreduce: Literal["float32", "bfloat16"] = parameter(
+        "float32", "Precision in which the devices of one training add their gradients; bfloat16: half the traffic between them."
+    )
     compile: bool = parameter(False, "Whether torch.compile fuses the networks while training; minutes to start, then faster on a GPU.")
 
 

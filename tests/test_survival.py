@@ -42,7 +42,7 @@ def data(params, tmp_path_factory):
     return folder
 
 
-def _train(params, data, folder, rank, size, port, file_limit):
+def _train(params, data, folder, rank, size, port, file_limit, part):
     """One process of a training; exit code 1 with the message on stderr if it stops."""
     if size > 1:
         os.environ |= {
@@ -59,7 +59,7 @@ def _train(params, data, folder, rank, size, port, file_limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     place = Place(folder / "work", threads=1, stop=Stop(save_every=0.0))
     try:
-        pretrain(params, "pixelcnn_pp", 16, 0, data, folder / "out", place)
+        pretrain(params, part, 16, 0, data, folder / "out", place)
     except UserError as error:
         print(error, file=sys.stderr)
         sys.stderr.flush()
@@ -69,13 +69,13 @@ def _train(params, data, folder, rank, size, port, file_limit):
 class Run:
     """The processes of one training."""
 
-    def __init__(self, params, data, folder, size=1, file_limit=None):
+    def __init__(self, params, data, folder, size=1, file_limit=None, part="pixelcnn_pp"):
         self.folder = folder
         folder.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        arguments = [(params, data, folder, rank, size, port, file_limit) for rank in range(size)]
+        arguments = [(params, data, folder, rank, size, port, file_limit, part) for rank in range(size)]
         self.processes = [context.Process(target=_train, args=one) for one in arguments]
         for process in self.processes:
             process.start()
@@ -120,10 +120,29 @@ def whole(params, data, tmp_path_factory):
     return found
 
 
-def test_two_processes_train_what_one_does(whole):
-    one, two = (read_tensors(whole[size] / "model.safetensors") for size in (1, 2))
-    assert one.keys() == two.keys()
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+@pytest.mark.parametrize("part", ["pixelcnn_pp", "vae"])
+@pytest.mark.parametrize(
+    ("size", "compute", "tolerance"),
+    [
+        (2, {}, 1e-4),
+        (4, {}, 1e-4),
+        (2, {"images_per_pass": 1}, 1e-4),
+        (2, {"allreduce": "bfloat16"}, 3e-2),
+    ],
+    ids=["two", "four", "pieces", "bfloat16"],
+)
+def test_several_processes_train_what_one_does(params, data, tmp_path, size, compute, tolerance, part):
+    """The VAE has parameters without a gradient, so that its graph is not declared static."""
+    training = getattr(params.pretrain, part).model_copy(update={"steps": 12})
+    params = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={part: training})})
+    changed = params.model_copy(update={"compute": params.compute.model_copy(update=compute)})
+    runs = [Run(params, data, tmp_path / "one", part=part), Run(changed, data, tmp_path / "several", size, part=part)]
+    for run in runs:
+        assert set(run.end()) == {0}, run.message()
+    one, several = (read_tensors(run.folder / "out/model.safetensors") for run in runs)
+    assert one.keys() == several.keys()
+    largest = max(float((one[name] - several[name]).abs().max()) for name in one)
+    assert largest < tolerance and (largest > 1e-6 or "allreduce" not in compute)
 
 
 @pytest.mark.parametrize("size", [1, 2])

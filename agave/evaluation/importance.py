@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from agave.models.layers import folded
 from agave.random_numbers import POSTERIOR, KeyedNumbers
 from agave.runtime.checkpoints import RollingState
 from agave.runtime.interruption import InterruptedWorkError, Stop, stopping_signals
+from agave.runtime.prefetch import Arriving, made_ahead, started_ahead
 from agave.runtime.progress import Progress
 
 Array = NDArray[np.float64]
@@ -78,9 +79,8 @@ def iwae_bounds(
     done = _load(state, len(kept) + 1)  # rows of (growth..., elbo)
     began = last_save = time.monotonic()
     with stopping_signals() as stopped, folded(model), Progress(len(x_uint8), label, "image", len(done)) as progress:
-        for image in range(len(done), len(x_uint8)):
-            x, y = x_uint8[image : image + 1], y_uint8[image : image + 1]
-            done.append(_image_bounds(model, x, y, first + image, kept, seed, batch))
+        for log_weights in _log_weights(model, x_uint8, y_uint8, range(len(done), len(x_uint8)), first, samples, seed, batch):
+            done.append(_bounds_of(log_weights, kept))
             progress.update()
             expired = stop.time_limit is not None and time.monotonic() - began > stop.time_limit
             interrupted = len(done) < len(x_uint8) and (stopped.is_set() or expired)
@@ -106,17 +106,34 @@ def _load(state: RollingState | None, columns: int) -> list[list[float]]:
     return rows
 
 
-def _image_bounds(model: LikelihoodModel, x: Tensor, y: Tensor, image: int, kept: Sequence[int], seed: int, batch: int) -> list[float]:
+def _log_weights(
+    model: LikelihoodModel, x: Tensor, y: Tensor, images: range, first: int, samples: int, seed: int, batch: int
+) -> Iterator[list[Arriving]]:
+    """Yield the log-weights of each image, nats, in chunks; a GPU has begun with the next image by then."""
+    chunks = [chunk.tolist() for chunk in np.array_split(np.arange(samples), -(-samples // batch))]
+    sources = (KeyedNumbers(seed, POSTERIOR, [first + image] * len(chunk), chunk) for image in images for chunk in chunks)
+    noises = made_ahead(lambda numbers: model.draw_noise(len(numbers.images), numbers), sources, x.device)
+
+    def weights_of(image: int) -> list[Arriving]:
+        encoding, found = model.encode(x[image : image + 1]), []
+        for chunk in chunks:
+            n = len(chunk)
+            rows, x_rows = tree_map(
+                lambda tensor, n=n: tensor.expand(n, *tensor.shape[1:]),
+                (encoding, x[image : image + 1]),
+            )
+            y_rows = y[image : image + 1].expand(n, *y.shape[1:]) if model.likelihood_of == "y" else None
+            found.append(Arriving(model.terms(rows, x_rows, y_rows, next(noises)).log_prob.double()))
+        return found
+
+    return started_ahead(map(weights_of, images), x.device)
+
+
+def _bounds_of(log_weights: Sequence[Arriving], kept: Sequence[int]) -> list[float]:
     """Return the bounds of one image with the numbers of samples `kept`, and the mean of all log-weights, nats."""
-    encoding = model.encode(x)
     stream, total, bounds = StreamingLogMeanExp(()), 0.0, []
-    for chunk in np.array_split(np.arange(kept[-1]), -(-kept[-1] // batch)):
-        n = len(chunk)
-        noise = model.draw_noise(n, KeyedNumbers(seed, POSTERIOR, [image] * n, chunk.tolist()))
-        repeated, x_rows = tree_map(lambda tensor, n=n: tensor.expand(n, *tensor.shape[1:]), (encoding, x))
-        y_rows = y.expand(n, *y.shape[1:]) if model.likelihood_of == "y" else None
-        terms = model.terms(repeated, x_rows, y_rows, noise)
-        for log_weight in terms.log_prob.double().cpu():  # one by one: the sum does not depend on the chunks
+    for chunk in log_weights:
+        for log_weight in chunk.values():  # one by one: the sum does not depend on the chunks
             stream.update(log_weight)
             total += float(log_weight)
             if stream.count in kept:

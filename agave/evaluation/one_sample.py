@@ -10,6 +10,7 @@ from torch import Tensor
 from agave.likelihoods import bits_per_dim
 from agave.models.interface import LikelihoodModel
 from agave.random_numbers import POSTERIOR, KeyedNumbers
+from agave.runtime.prefetch import made_ahead
 from agave.runtime.progress import Progress
 from agave.statistics import standard_error_of_images
 
@@ -34,17 +35,19 @@ def one_sample_terms(
         {"kl", "log_prob_x", "log_prob_y"}: (N,) nats, float64; without the entries that the system lacks.
     """
     found: dict[str, list[Tensor]] = {"kl": [], "log_prob_x": [], "log_prob_y": []}
+    pieces = [range(len(x_uint8))[start : start + batch] for start in range(0, len(x_uint8), batch)]
+    sources = [KeyedNumbers(seed, POSTERIOR, images) for images in pieces]
+    noises = made_ahead(lambda numbers: model.draw_noise(len(numbers.images), numbers), sources, x_uint8.device)
     with Progress(len(x_uint8), label, "image") as progress:
-        for start in range(0, len(x_uint8), batch):
-            x, y = x_uint8[start : start + batch], y_uint8[start : start + batch]
-            images = range(start, start + len(x))
-            terms = model(x, y, model.draw_noise(len(x), KeyedNumbers(seed, POSTERIOR, images)))
+        for images, noise in zip(pieces, noises, strict=True):
+            piece = slice(images.start, images.stop)
+            terms = model(x_uint8[piece], y_uint8[piece], noise)
             for name, values in found.items():
                 value = getattr(terms, name)
                 if value is not None:
-                    values.append(value.double().cpu())
-            progress.update(len(x))
-    return {name: torch.cat(values).numpy() for name, values in found.items() if values}
+                    values.append(value.double())  # stays on its device: nothing waits for a batch
+            progress.update(len(images))
+    return {name: torch.cat(values).cpu().numpy() for name, values in found.items() if values}
 
 
 def bound_columns(terms: dict[str, Array], dimensions: int, auxiliary_dimensions: int) -> dict[str, float | None]:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
+
+_wanted = ContextVar("recording", default=True)
+
+
+@contextmanager
+def without_recording() -> Iterator[None]:
+    """While active, steps are run as they are, also on a GPU: for checking."""
+    before = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(before)
 
 
 class RecordedSteps:
@@ -19,7 +33,7 @@ class RecordedSteps:
     """
 
     def __init__(self, device: torch.device, record: bool = True) -> None:
-        self._records = record and device.type == "cuda"
+        self._records = record and _wanted.get() and device.type == "cuda"
         self._seen: set[Hashable] = set()
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._records else None

@@ -62,6 +62,8 @@ class TrainingJob:
 
     def options(self, device: torch.device) -> dict[str, Any]:
         """Return everything besides the inputs that decides the weights."""
+        compute = self.params.compute
+        rounded = {"allreduce": compute.allreduce} if compute.allreduce != "float32" else {}
         return {
             "cell": self.cell.name,
             "kl_weight": self.cell.kl_weight,
@@ -69,7 +71,7 @@ class TrainingJob:
             "seed": self.seed,
             "image_size": self.params.prepare.image_size,
             "model": self.params.model.model_dump(),
-            "compute": {"device": device.type, "precision": self.params.compute.precision},
+            "compute": {"device": device.type, "precision": compute.precision} | rounded,
             "training": self.training.model_dump(),
         }
 
@@ -148,4 +150,5 @@ def _pace(compute: Compute) -> Pace:
         piece=compute.images_per_pass,
         checkpointing=compute.checkpointing,
         compile=compute.compile,
+        allreduce=torch.bfloat16 if compute.allreduce == "bfloat16" else torch.float32,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,27 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import register_dataclass
 
 from agave.config import Training
 from agave.errors import UserError
-from agave.likelihoods import bits_per_dim
 from agave.models.interface import LikelihoodModel, Terms
 from agave.objective import Objective, objective
 from agave.random_numbers import StepNumbers
 from agave.runtime.checkpoints import RollingState, load_weights
 from agave.runtime.devices import Group
 from agave.runtime.interruption import InterruptedWorkError, Stop, stopping_signals
+from agave.runtime.prefetch import hand_over
 from agave.runtime.progress import Progress
+from agave.training.history import COLUMNS, Row, bits_of_terms, describe_fault, history_row, last_note
 from agave.training.schedule import batch_indices, ema_update, learning_rate
 
 HISTORY_ROWS = 100  # of a whole run, whatever its length
 MAX_SKIPPED_IN_A_ROW = 50
 MAX_SKIPPED_SHARE = 0.25  # of all updates; a training that skipped more is no training with these parameters
-COLUMNS = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "total")
-
-Row = dict[str, float | int | None]
+register_dataclass(Terms)  # DistributedDataParallel must find the tensors in it: with a static graph nothing is exchanged otherwise
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,14 @@ class Pace:
         piece: most images computed at once on a device; None: all that it is given of a batch.
         checkpointing: compute activations again in the backward pass instead of keeping them.
         compile: let torch.compile fuse the network.
+        allreduce: dtype in which several processes add their gradients.
     """
 
     autocast: torch.dtype | None = None
     piece: int | None = None
     checkpointing: bool = False
     compile: bool = False
+    allreduce: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,8 @@ class Trainer:
         self._check_division()
         self.device, self.dimensions = x_uint8.device, x_uint8[0].numel()
         self.optimizer = torch.optim.Adamax(model.parameters(), lr=options.learning_rate, foreach=True)
-        decay = options.ema_decay
         # PAPER: weight averaging is not mentioned; both reference codebases evaluate averaged weights.
-        self.averaged = AveragedModel(model, multi_avg_fn=lambda average, current, updates: ema_update(average, current, updates, decay))
+        self.averaged = AveragedModel(model)
         self.interval = max(1, options.steps // HISTORY_ROWS)
         # since the last row of the history: bits/dim terms, gradient norm, number of updates; this process's share of them
         self.sums = torch.zeros(len(COLUMNS) + 2, dtype=torch.float64, device=self.device)
@@ -147,9 +148,9 @@ class Trainer:
             UserError: too many updates in a row had to be skipped.
         """
         self.restore()
-        self._prepare()
-        began = last_save = self._row_began = time.monotonic()
-        self._row_first = self.at.step
+        self.prepare()
+        self.begin_row()
+        began = last_save = time.monotonic()
         with (
             stopping_signals() as stopped,
             Progress(self.options.steps, self.label, "step", self.at.step, quiet=not self.group.leads) as progress,
@@ -157,11 +158,7 @@ class Trainer:
             if self.at.resumed:
                 progress.say(f"resumed at step {self.at.step}")
             while self.at.step < self.options.steps:
-                terms = self.train_step(progress)
-                self.at.step += 1
-                if self.at.step % self.interval == 0 or self.at.step == self.options.steps:
-                    self.log_row(terms)
-                progress.update(1, _last_note(self.at.history))
+                self.advance(progress)
                 now = time.monotonic()
                 expired = self.stop.time_limit is not None and now - began > self.stop.time_limit
                 stopping, late, due = self._agree(stopped.is_set(), expired, now - last_save > self.stop.save_every)
@@ -190,6 +187,14 @@ class Trainer:
         self.at = Position(**facts)
         self.at.resumed = [*self.at.resumed, self.at.step]
 
+    def advance(self, progress: Progress) -> None:
+        """Make a step and count it; write a row of the history where one is due."""
+        terms = self.train_step(progress)
+        self.at.step += 1
+        if self.at.step % self.interval == 0 or self.at.step == self.options.steps:
+            self.log_row(terms)
+        progress.update(1, last_note(self.at.history))
+
     def train_step(self, progress: Progress) -> Terms:
         """Compute the gradient of one batch, piece by piece, and update the weights, unless the gradient is not finite or too long.
 
@@ -201,16 +206,16 @@ class Trainer:
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = learning_rate(options, step)
         row = torch.zeros_like(self.sums)
-        pieces = _pieces(self.group.rows(options.batch), self.pace.piece)
+        pieces = self._own_pieces()
         for piece in pieces:
             terms = self._forward_backward(indices, piece, last=piece is pieces[-1])
-            row[: len(COLUMNS)] += len(piece) / options.batch * torch.stack(_bits(terms, self.dimensions))
+            row[: len(COLUMNS)] += len(piece) / options.batch * torch.stack(bits_of_terms(terms, self.dimensions))
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         row[len(COLUMNS) :] = torch.stack([norm.double(), torch.ones_like(norm, dtype=torch.float64)]) / self.group.size
         if float(norm) <= options.skip_gradient_norm:  # false if it is not finite; the one value of a step that the host waits for
             self.optimizer.step()
             if self.group.leads:
-                self.averaged.update_parameters(self.model)
+                self._average()
             self.sums += row
             self.at.skipped_in_a_row = 0
         else:
@@ -221,7 +226,7 @@ class Trainer:
     def _forward_backward(self, indices: np.ndarray[Any, np.dtype[np.int64]], piece: range, last: bool) -> Terms:
         """Add the gradient of some rows of a batch to that of the others."""
         pace, batch = self.pace, self.options.batch
-        chosen = torch.from_numpy(indices[piece.start : piece.stop]).to(self.device)
+        chosen = hand_over(torch.from_numpy(indices[piece.start : piece.stop]), self.device)
         noise = self.model.draw_noise(len(piece), StepNumbers(self.seed, self.at.step, piece.start, batch))
         with self._alone(not last):
             with torch.autocast(self.device.type, dtype=pace.autocast, enabled=pace.autocast is not None):
@@ -230,10 +235,21 @@ class Trainer:
             (loss * self.group.size).backward()  # type: ignore[no-untyped-call]  # DistributedDataParallel averages over processes
         return terms
 
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Update the averaged weights. AveragedModel's own way copies its counter to the GPU and back in every step, which waits twice."""
+        averaged, current = list(self.averaged.module.parameters()), list(self.model.parameters())
+        updates = int(self.averaged.n_averaged)  # lies on the CPU
+        if updates == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            ema_update(averaged, current, updates, self.options.ema_decay)
+        self.averaged.n_averaged += 1
+
     def _skip(self, indices: np.ndarray[Any, np.dtype[np.int64]], row: Tensor, progress: Progress) -> None:
         at = self.at
         at.skipped, at.skipped_in_a_row = at.skipped + 1, at.skipped_in_a_row + 1
-        problem = _describe(self.group.total(row), self.options.skip_gradient_norm)
+        problem = describe_fault(self.group.total(row), self.options.skip_gradient_norm)
         progress.say(f"update of step {at.step} (images {_some(indices)}) skipped: {problem}")
         limit = MAX_SKIPPED_SHARE * self.options.steps
         if at.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW or at.skipped > limit:
@@ -255,11 +271,15 @@ class Trainer:
         total, now, at = self.group.total(self.sums), time.monotonic(), self.at
         means = (total[:-1] / total[-1]).tolist() if total[-1] > 0 else None
         speed = (at.step - self._row_first) * self.options.batch / (now - self._row_began)
-        at.history.append(_history_row(at.step, means, terms, learning_rate(self.options, at.step - 1), at.skipped, speed))
+        at.history.append(history_row(at.step, means, terms, learning_rate(self.options, at.step - 1), at.skipped, speed))
         self.sums.zero_()
-        self._row_began, self._row_first = now, at.step
+        self.begin_row()
         if self.watch is not None and self.group.leads:
             self.watch(at.history[-1])
+
+    def begin_row(self) -> None:
+        """Start the sums and the clock of the next row of the history."""
+        self._row_began, self._row_first = time.monotonic(), self.at.step
 
     def save(self, keep: int = 2) -> None:
         """Write the state; the last `keep` files stay."""
@@ -268,13 +288,17 @@ class Trainer:
             self.state.save(self.at.step, self._collect_tensors() | {"sums": total}, vars(self.at), keep)
         self.group.wait()  # a process that ends has torchrun end the others, who must not be cut off while they write
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make the model ready for `train_step`: memory, compilation, other processes."""
         self.model.train()
         self.model.checkpoint_activations(self.pace.checkpointing)
         if self.pace.compile:
             self.model.compile()
         if self.group.size > 1:
-            self.network = DistributedDataParallel(self.model, find_unused_parameters=self.model.unused_parameters)
+            self.network = _data_parallel(self.model, self.pace, one_pass=len(self._own_pieces()) == 1)
+
+    def _own_pieces(self) -> list[range]:
+        return _pieces(self.group.rows(self.options.batch), self.pace.piece)
 
     def _alone(self, alone: bool) -> AbstractContextManager[object]:
         """Leave the exchange of gradients between processes to the last piece of a step."""
@@ -322,53 +346,24 @@ class Trainer:
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
+def _data_parallel(model: LikelihoodModel, pace: Pace, one_pass: bool) -> DistributedDataParallel:
+    """Return the model for one of several processes: gradients lie in the buckets that are exchanged while the backward pass goes on."""
+    fixed = one_pass and not model.unused_parameters  # every step reaches the same parameters in the same order, once
+    network = DistributedDataParallel(
+        model, find_unused_parameters=model.unused_parameters, gradient_as_bucket_view=True, static_graph=fixed
+    )
+    if pace.allreduce == torch.bfloat16:
+        network.register_comm_hook(None, bf16_compress_hook)
+    return network
+
+
 def _pieces(rows: range, largest: int | None) -> list[range]:
     """Return rows cut into pieces of at most `largest`."""
     return [rows] if largest is None else [rows[first : first + largest] for first in range(0, len(rows), largest)]
 
 
-def _bits(terms: Terms, dimensions: int) -> list[Tensor]:
-    """Return batch means of KL, VAE reconstruction, PixelCNN reconstruction and total, bits/dim of x; zero where absent."""
-    zero = torch.zeros((), dtype=torch.float64, device=terms.kl.device)
-
-    def mean(nats: Tensor | None) -> Tensor:
-        return zero if nats is None else torch.as_tensor(bits_per_dim(nats.detach().double().mean(), dimensions))
-
-    kl, y, x = mean(terms.kl), -mean(terms.log_prob_y), -mean(terms.log_prob_x)
-    return [kl, y, x, kl + (x if terms.log_prob_x is not None else y)]
-
-
-def _history_row(step: int, means: list[float] | None, terms: Terms, rate: float, skipped: int, speed: float) -> Row:
-    found: list[float | None] = [*means] if means is not None else [None] * 5  # None: every update since the last row was skipped
-    kl, y, x, total, norm = found
-    return {
-        "step": step,
-        "kl": kl if terms.log_prob_y is not None else None,
-        "vae_reconstruction": y if terms.log_prob_y is not None else None,
-        "pixelcnn_reconstruction": x if terms.log_prob_x is not None else None,
-        "total": total,
-        "gradient_norm": norm,
-        "learning_rate": rate,
-        "skipped": skipped,
-        "images_per_second": speed,
-    }
-
-
-def _describe(row: Tensor, limit: float) -> str:
-    """Say which of the terms of a step are not finite, or that the gradient is too long."""
-    values = dict(zip((*COLUMNS, "gradient_norm"), row.tolist(), strict=False))
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    fault = f"{', '.join(bad)} not finite" if bad else f"gradient_norm above skip_gradient_norm {limit:g}"
-    return fault + " (" + ", ".join(f"{name} {value:.4g}" for name, value in values.items()) + ")"
-
-
 def _some(indices: np.ndarray[Any, np.dtype[np.int64]]) -> str:
     return ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-
-
-def _last_note(history: list[Row]) -> str:
-    total = history[-1]["total"] if history else None
-    return "" if total is None else f"{total:.3f} bits/dim"
 
 
 def _clean(module: torch.nn.Module) -> dict[str, Tensor]:
