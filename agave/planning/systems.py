@@ -1,4 +1,4 @@
-"""The systems with their kinds of bound and their sizes, without torch; a test holds the list to `agave.models.SYSTEMS`."""
+"""The systems with their kinds of bound and their sizes, without torch. A test compares the list with `agave.models.SYSTEMS`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class System:
     """A kind of model.
 
     Attributes:
-        kind: of its cells in the grid.
-        bound: "exact" where the likelihood is computed itself, "elbo" where it is bounded from below.
+        kind: kind of its cells in the grid.
+        bound: "exact" if the likelihood itself is computed, "elbo" if it is bounded from below.
         about: a full sentence that says what it is.
     """
 
