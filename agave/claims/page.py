@@ -1,4 +1,4 @@
-"""The verdicts as claims.csv, a line a comparison, and as claims.md, a line a claim."""
+"""The verdicts as claims.csv, one row per comparison, and as claims.md, one row per claim."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def as_table(decisions: Sequence[Decision]) -> pd.DataFrame:
-    """Return claims/claims.csv: one row a comparison, or one for a claim that is not testable; numbers of six digits."""
+    """Return claims/claims.csv: one row per comparison, or one for a claim that is not testable; numbers have six digits."""
     rows: list[dict[str, Any]] = []
     for decision in decisions:
         claim = decision.claim
@@ -42,7 +42,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def decisive(decision: Decision) -> Comparison | None:
-    """Return the comparison that shows best why the verdict is what it is: the worst one, nearest to what is accepted among equals."""
+    """Return the comparison that best explains the verdict: the least favourable one, and among equals the one nearest to a limit."""
     order: list[Verdict] = ["does not hold", "undecided", "holds"]
 
     def margin(one: Comparison) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""The importance-sampled bound (IWAE) of many images: streaming, in shards, and resumable."""
+"""Compute the importance-sampled bound (IWAE) of many images: streaming, in shards, and resumable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from agave.runtime.progress import Progress
 Array = NDArray[np.float64]
 
 GROWTH = (1, 2, 5, 10, 50, 150)
-"""Numbers of samples at which the growth of the bound is kept."""
+"""Numbers of samples at which the bound is recorded, to show how it grows."""
 
 
 def growth_samples(samples: int) -> list[int]:
@@ -50,24 +50,23 @@ def iwae_bounds(
 ) -> dict[str, Array]:
     """Compute the importance-weighted bound on log p(x) for every image (Burda et al. 2016, Eq. 8).
 
-    The samples of an image are taken in even chunks of at most `batch` and never held together. An image is never computed together
-    with another one, so that the values do not depend on how the images are split into pieces, not even in the last digit.
+    The samples of an image are computed in even chunks of at most `batch` and never held together. Images are never computed
+    together, so the values do not depend on how the images are split into pieces, not even in the last digit.
 
     Args:
-        model: with latent variables, in evaluation mode.
+        model: a model with latent variables, in evaluation mode.
         x_uint8: (N, 3, H, W).
         y_uint8: (N, 3, r, r).
         samples: K, at least 1.
         seed: of the latent noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
         batch: image samples per forward pass.
         first: index of the first image, when a larger set is evaluated in pieces.
-        state: where to keep what is done, and to go on from; None: nowhere.
+        state: where finished images are kept, from which a later call resumes; None keeps nothing.
         stop: how often to save and when to stop early.
-        label: for the progress bar.
+        label: name shown by the progress bar.
 
     Returns:
-        {"iwae", "elbo"}: (N,) nats, float64; "elbo" is the mean of the log-weights over the same samples. "growth": (N, G) nats, the
-        bound with the numbers of samples of `growth_samples`.
+        "iwae" and "elbo" (mean of the log-weights): (N,) nats, float64. "growth": (N, G) nats, the bound with `growth_samples` samples.
 
     Raises:
         ValueError: `samples` or `batch` is below 1.
@@ -142,10 +141,10 @@ def _bounds_of(log_weights: Sequence[Arriving], kept: Sequence[int]) -> list[flo
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read "2-of-8": the number of a shard, from 1, and how many there are.
+    """Read "2-of-8": the number of a shard, from 1, and the number of shards.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is of another form.
     """
     number, found, count = text.partition("-of-")
     if not (found and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
@@ -154,7 +153,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_range(number: int, count: int, images: int) -> range:
-    """Return the images of shard `number` of `count`: consecutive, sizes that differ by at most one.
+    """Return the images of shard `number` of `count`: consecutive ones, in numbers that differ by at most one.
 
     Raises:
         UserError: there are more shards than images.
@@ -170,7 +169,7 @@ def shard_path(folder: Path, number: int, count: int) -> Path:
 
 
 def write_shard(path: Path, values: dict[str, Array], first: int, identity: str) -> None:
-    """Write the values of a shard with what they belong to."""
+    """Write the values of a shard, with what identifies its evaluation."""
     write_npz(path, {**values, "first": np.array(first), "identity": np.array(identity)})
 
 
