@@ -12,16 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from agave import presets
-from agave.config_checks import (
-    check_combinations,
-    check_crops,
-    check_grid,
-    check_schedule,
-    check_systems,
-    test_images,
-    train_images,
-)
+from agave import config_checks, presets
 from agave.config_schema import block, parameter
 from agave.config_types import Channels, Count, Images, KLWeight, ParameterBlock, PathText, Seed, Seeds, Steps, UpTo8, UpTo100
 from agave.yaml_files import Document
@@ -37,7 +28,7 @@ class Photos(ParameterBlock):
 
     @model_validator(mode="after")
     def _ordered(self) -> Photos:
-        check_crops(self)
+        config_checks.check_crops(self)
         return self
 
 
@@ -189,7 +180,7 @@ class Training(ParameterBlock):
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Training:
-        check_schedule(self)
+        config_checks.check_schedule(self)
         return self
 
 
@@ -250,7 +241,7 @@ class Table1(ParameterBlock):
 
     @model_validator(mode="after")
     def _known(self) -> Table1:
-        check_systems(self.systems)
+        config_checks.check_systems(self.systems)
         return self
 
 
@@ -293,7 +284,7 @@ class Grid(ParameterBlock):
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:
-        check_grid(self)
+        config_checks.check_grid(self)
         return self
 
 
@@ -349,14 +340,14 @@ class Params(ParameterBlock):
     figures: Figures = block(Figures, "How the figures look.")
 
     @property
-    def train_images(self) -> int | None:
+    def config_checks.train_images(self) -> int | None:
         """Return the number of training images, as far as the parameters say."""
-        return train_images(self.prepare)
+        return config_checks.train_images(self.prepare)
 
     @property
-    def test_images(self) -> int | None:
+    def config_checks.test_images(self) -> int | None:
         """Return the number of test images, as far as the parameters say."""
-        return test_images(self.prepare)
+        return config_checks.test_images(self.prepare)
 
     @property
     def iwae_images(self) -> int | None:
@@ -365,7 +356,7 @@ class Params(ParameterBlock):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Params:
-        check_combinations(self)
+        config_checks.check_combinations(self)
         return self
 
 

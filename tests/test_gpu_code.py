@@ -68,14 +68,11 @@ def test_noise_made_ahead_is_the_same_noise(root, monkeypatch):
     model = make_model("agave", config.load(root / "params.yaml", "tiny"), 16).eval()
 
     def sources():
-        return [KeyedNumbers(3, POSTERIOR, range(first, first + 2)) for first in range(0, 10, 2)]
-
-    def draw(numbers):
-        return model.draw_noise(2, numbers)
+        return [(2, KeyedNumbers(3, POSTERIOR, range(first, first + 2))) for first in range(0, 10, 2)]
 
     monkeypatch.setattr(prefetch, "hand_over", lambda tensor, _: tensor)
-    threads = list(made_ahead(draw, sources(), torch.device("cuda")))
-    plain = list(made_ahead(draw, sources(), torch.device("cpu")))
+    threads = list(made_ahead(model.draw_noise, sources(), torch.device("cuda")))
+    plain = list(made_ahead(model.draw_noise, sources(), torch.device("cpu")))
     assert len(threads) == len(plain) == 5
     for one, other in zip(threads, plain, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one["latents"], other["latents"], strict=True))
@@ -90,11 +87,11 @@ def test_masks_and_uniforms_made_on_the_host_are_the_same():
 
 
 def test_a_fault_in_the_background_is_not_lost():
-    def fail(numbers):
+    def fail(batch, numbers):
         raise ValueError("no numbers")
 
     with pytest.raises(ValueError, match="no numbers"):
-        list(made_ahead(fail, [KeyedNumbers(0, POSTERIOR, [0])], torch.device("cuda")))
+        list(made_ahead(fail, [(1, KeyedNumbers(0, POSTERIOR, [0]))], torch.device("cuda")))
 
 
 def test_a_gpu_starts_the_next_item_before_one_is_used():

@@ -110,17 +110,14 @@ def _log_weights(
 ) -> Iterator[list[Arriving]]:
     """Yield the log-weights of each image, nats, in chunks; a GPU has begun with the next image by then."""
     chunks = [chunk.tolist() for chunk in np.array_split(np.arange(samples), -(-samples // batch))]
-    sources = (KeyedNumbers(seed, POSTERIOR, [first + image] * len(chunk), chunk) for image in images for chunk in chunks)
-    noises = made_ahead(lambda numbers: model.draw_noise(len(numbers.images), numbers), sources, x.device)
+    sources = ((len(chunk), KeyedNumbers(seed, POSTERIOR, [first + image] * len(chunk), chunk)) for image in images for chunk in chunks)
+    noises = made_ahead(model.draw_noise, sources, x.device)
 
     def weights_of(image: int) -> list[Arriving]:
         encoding, found = model.encode(x[image : image + 1]), []
         for chunk in chunks:
             n = len(chunk)
-            rows, x_rows = tree_map(
-                lambda tensor, n=n: tensor.expand(n, *tensor.shape[1:]),
-                (encoding, x[image : image + 1]),
-            )
+            rows, x_rows = tree_map(lambda tensor, n=n: tensor.expand(n, *tensor.shape[1:]), (encoding, x[image : image + 1]))
             y_rows = y[image : image + 1].expand(n, *y.shape[1:]) if model.likelihood_of == "y" else None
             found.append(Arriving(model.terms(rows, x_rows, y_rows, next(noises)).log_prob.double()))
         return found

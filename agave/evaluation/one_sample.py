@@ -36,8 +36,7 @@ def one_sample_terms(
     """
     found: dict[str, list[Tensor]] = {"kl": [], "log_prob_x": [], "log_prob_y": []}
     pieces = [range(len(x_uint8))[start : start + batch] for start in range(0, len(x_uint8), batch)]
-    sources = [KeyedNumbers(seed, POSTERIOR, images) for images in pieces]
-    noises = made_ahead(lambda numbers: model.draw_noise(len(numbers.images), numbers), sources, x_uint8.device)
+    noises = made_ahead(model.draw_noise, ((len(images), KeyedNumbers(seed, POSTERIOR, images)) for images in pieces), x_uint8.device)
     with Progress(len(x_uint8), label, "image") as progress:
         for images, noise in zip(pieces, noises, strict=True):
             piece = slice(images.start, images.stop)

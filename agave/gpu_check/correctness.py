@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from agave.evaluation.importance import iwae_bounds
-from agave.gpu_check.setting import CHECKS, Check, Setting, Size, registered
+from agave.gpu_check.setting import CHECKS, Finding, Setting, Size, registered
 from agave.likelihoods import bits_per_dim
 from agave.models import SYSTEMS
 from agave.models.interface import LikelihoodModel, Noise
@@ -36,7 +36,7 @@ def run(setting: Setting) -> dict[str, Any]:
     return {"checks": found, "passed": all(check["passed"] for check in found)}
 
 
-def against_float64(setting: Setting) -> Iterator[Check]:
+def against_float64(setting: Setting) -> Iterator[Finding]:
     """Compare outputs of the networks, likelihoods and gradients of every system with float64 on the CPU, same weights and noise."""
     for size in setting.sizes:
         for system in SYSTEMS:
@@ -54,7 +54,7 @@ def against_float64(setting: Setting) -> Iterator[Check]:
             yield _close(f"{system}: gradient in bfloat16", size, _relative(half["gradient"], exact["gradient"]), HALF_GRADIENT)
 
 
-def importance_weights(setting: Setting) -> Iterator[Check]:
+def importance_weights(setting: Setting) -> Iterator[Finding]:
     """Compare the importance-sampled bounds of every system with latent variables with float64 on the CPU."""
     for size in setting.sizes:
         for system in (name for name, kind in SYSTEMS.items() if kind.bound == "elbo"):
@@ -70,7 +70,7 @@ def importance_weights(setting: Setting) -> Iterator[Check]:
             yield _close(f"{system}: importance-sampled bound, bits/dim", size, bits_per_dim(difference, x_uint8[0].numel()), BITS)
 
 
-def cached_sampler(setting: Setting) -> Iterator[Check]:
+def cached_sampler(setting: Setting) -> Iterator[Finding]:
     """Compare the cached sampler, with and without CUDA graphs, with a whole pass for every pixel."""
     for size in setting.sizes:
         for system in ("pixelcnn_pp", "agave"):
@@ -90,7 +90,7 @@ def cached_sampler(setting: Setting) -> Iterator[Check]:
             assert isinstance(drawn, Tensor) and isinstance(drawn_unrecorded, Tensor), "no logits are asked for"
             same = bool(torch.equal(cached, unrecorded) and torch.equal(drawn, drawn_unrecorded))
             note = "" if setting.on_gpu else "there are no CUDA graphs on a CPU: the same code twice"
-            yield Check(f"{system}: sampler with CUDA graphs equals that without", size, None, None, same, note)
+            yield Finding(f"{system}: sampler with CUDA graphs equals that without", size, None, None, same, note)
 
 
 def _pass(model: LikelihoodModel, x_uint8: Tensor, noise: Noise, autocast: torch.dtype | None) -> dict[str, Tensor]:
@@ -135,5 +135,5 @@ def _bits_apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return bits_per_dim(float((one["log_prob"] - other["log_prob"]).abs().max()), len(one["dimensions"]))
 
 
-def _close(name: str, size: Size, found: float, tolerance: float) -> Check:
-    return Check(name, size, found, tolerance, found <= tolerance)  # false for NaN
+def _close(name: str, size: Size, found: float, tolerance: float) -> Finding:
+    return Finding(name, size, found, tolerance, found <= tolerance)  # false for NaN

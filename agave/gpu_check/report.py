@@ -15,10 +15,10 @@ from agave.config import Params
 from agave.files import atomic_write
 from agave.gpu_check.figures import draw_learning, draw_speed
 from agave.gpu_check.setting import Setting
-from agave.grid import Cell, Kind
+from agave.grid import KINDS, Cell
+from agave.models import SYSTEMS
 from agave.planning import network_costs, plan
 from agave.planning.plan import MIB, Throughput
-from agave.planning.systems import SYSTEMS
 
 Results = Mapping[str, dict[str, Any]]
 
@@ -57,20 +57,22 @@ def passed(results: Results) -> bool:
 def measured(setting: Setting, results: Results, device: str) -> Throughput | None:
     """Return what the device sustained, FLOP/s: the fastest training steps of each system, and its importance samples in float32."""
     params = setting.params()
-    training: dict[Kind, float] = {}
-    evaluation: dict[Kind, float] = {}
+    training: dict[str, float] = {}
+    evaluation: dict[str, float] = {}
     rows = [row for row in results["speed"].get("training", []) if "images_per_second" in row]
-    for name, system in SYSTEMS.items():
-        forward = 2 * sum(network_costs.multiply_adds(params, Cell(system.kind, resolution=params.prepare.image_size)).values())
+    for name in SYSTEMS:
+        kind = KINDS.get(name, name)
+        adds = network_costs.multiply_adds(params, Cell(kind, resolution=params.prepare.image_size))
+        forward = 2 * sum(adds.values())
         own = [row for row in rows if row["system"] == name]
         if own:
-            training[system.kind] = 3 * forward * max(row["images_per_second"] for row in own)
+            training[kind] = 3 * forward * max(row["images_per_second"] for row in own)
             exact = [row["images_per_second"] for row in own if row["precision"] == "float32"]
-            evaluation[system.kind] = 3 * forward * max(exact) if exact else training[system.kind]
+            evaluation[kind] = 3 * forward * max(exact) if exact else training[kind]
         bounds = [row for row in results["speed"].get("importance", []) if row["system"] == name]
         if bounds:
-            encode = 2 * network_costs.multiply_adds(params, Cell(system.kind, resolution=params.prepare.image_size)).get("encoder", 0)
-            evaluation[system.kind] = (forward - encode) * max(row["samples_per_second"] for row in bounds)
+            encode = 2 * adds.get("encoder", 0)
+            evaluation[kind] = (forward - encode) * max(row["samples_per_second"] for row in bounds)
     if not training:
         return None
     for kind in ("agave", "vae", "pixelcnn_pp"):

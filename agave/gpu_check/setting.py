@@ -37,7 +37,7 @@ CHECKS = {
     "resumed": "agave.gpu_check.trainings:killed_and_resumed",
     "devices": "agave.gpu_check.trainings:two_devices",
 }
-"""Checks of the part `correctness` by name: each a function of a Setting that yields `Check`s. A new room adds its line here."""
+"""Checks of the part `correctness` by name: each a function of a Setting that yields `Finding`s. A new room adds its line here."""
 
 MEASUREMENTS = {
     "training": "agave.gpu_check.speed:training_steps",
@@ -52,7 +52,7 @@ SHARE = {"environment": 0.01, "correctness": 0.3, "speed": 0.45, "learning": 0.2
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One comparison.
 
     Attributes:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from agave.gpu_check.setting import Check, Setting
+from agave.gpu_check.setting import Finding, Setting
 from agave.models.interface import LikelihoodModel
 from agave.objective import Objective
 from agave.runtime.checkpoints import RollingState, read_tensors, write_tensors
@@ -32,7 +32,7 @@ STEPS, BATCH, APART = 6, 4, 1e-3
 Prepared = tuple[LikelihoodModel, Tensor]
 
 
-def killed_and_resumed(setting: Setting) -> Iterator[Check]:
+def killed_and_resumed(setting: Setting) -> Iterator[Finding]:
     """Compare a training that was killed and resumed with an uninterrupted one, bit by bit, and say what repeatable algorithms cost."""
     folder = _empty(setting.folder / "resumed")
     prepared = setting.model("agave", "tiny", images=16)
@@ -46,7 +46,7 @@ def killed_and_resumed(setting: Setting) -> Iterator[Check]:
             again = _train(setting, prepared, folder / f"again-{strict}")
         name = "torch.use_deterministic_algorithms" if strict else "the settings of every training"
         cost = f"{seconds[True] / seconds[False]:.2f} times the time" if strict else "cuDNN's repeatable algorithms"
-        yield Check(f"agave: a training repeats its bits with {name}", "tiny", None, None, _same(whole, again), cost)
+        yield Finding(f"agave: a training repeats its bits with {name}", "tiny", None, None, _same(whole, again), cost)
     process = _start(_train_to_file, (setting, prepared, folder / "killed", folder / "killed.safetensors", 0.3))
     _wait_for_step(process, folder / "killed", 3)
     killed = process.is_alive()
@@ -55,10 +55,10 @@ def killed_and_resumed(setting: Setting) -> Iterator[Check]:
     with _repeatable(True):
         resumed = _train(setting, prepared, folder / "killed")
     note = "" if killed else "the training ended before it could be killed"
-    yield Check("agave: killed and resumed, the same bits as uninterrupted", "tiny", None, None, killed and _same(whole, resumed), note)
+    yield Finding("agave: killed and resumed, the same bits as uninterrupted", "tiny", None, None, killed and _same(whole, resumed), note)
 
 
-def two_devices(setting: Setting) -> Iterator[Check]:
+def two_devices(setting: Setting) -> Iterator[Finding]:
     """Compare a training on two devices with one on a single device: two GPUs, or two processes on a CPU."""
     if setting.on_gpu and torch.cuda.device_count() < 2:
         return
@@ -77,7 +77,7 @@ def two_devices(setting: Setting) -> Iterator[Check]:
         two = read_tensors(output) if ended else {}
         apart = max(float((one[name] - two[name]).abs().max()) for name in one) if ended else float("nan")
         note = "NCCL" if setting.on_gpu else "gloo"
-        yield Check(f"{system}: two devices train what one does, largest difference", "tiny", apart, APART, apart <= APART, note)
+        yield Finding(f"{system}: two devices train what one does, largest difference", "tiny", apart, APART, apart <= APART, note)
 
 
 def _train(setting: Setting, prepared: Prepared, folder: Path, watch: Callable[[Row], None] | None = None) -> dict[str, Tensor]:

@@ -41,30 +41,32 @@ class HostNumbers:
         return self._numbers.masks(batch, shapes, probability, _on_cpu(like))
 
 
-def made_ahead(draw: Callable[[RandomNumbers], Made], sources: Iterable[RandomNumbers], device: torch.device) -> Iterator[Made]:
-    """Yield what `draw` makes of each source of random numbers, on a device.
+def made_ahead(
+    draw: Callable[[int, RandomNumbers], Made], sources: Iterable[tuple[int, RandomNumbers]], device: torch.device
+) -> Iterator[Made]:
+    """Yield what `draw` makes for each batch, on a device.
 
     For a GPU it is made by a thread in the background, two ahead, and copied from pinned memory without waiting. The numbers are the
     same on every device.
 
     Args:
-        draw: makes a tree of tensors, for example `lambda numbers: model.draw_noise(batch, numbers)`.
-        sources: of the random numbers, in the order in which they are needed.
+        draw: makes a tree of tensors for a number of rows from a source of random numbers: `model.draw_noise`.
+        sources: rows of each batch and its random numbers, in the order in which they are needed.
         device: where the tensors are needed.
     """
     if device.type != "cuda":
-        yield from map(draw, sources)
+        yield from (draw(batch, numbers) for batch, numbers in sources)
         return
 
-    def make(numbers: RandomNumbers) -> Made:
-        return tree_map(_pinned, draw(HostNumbers(numbers)))  # type: ignore[no-any-return]
+    def make(source: tuple[int, RandomNumbers]) -> Made:
+        return tree_map(_pinned, draw(source[0], HostNumbers(source[1])))  # type: ignore[no-any-return]
 
     with ThreadPoolExecutor(1, "noise") as pool:
         waiting, left = deque[object](), iter(sources)
-        waiting.extend(pool.submit(make, numbers) for numbers in islice(left, 2))
+        waiting.extend(pool.submit(make, source) for source in islice(left, 2))
         while waiting:
             made = waiting.popleft().result()  # type: ignore[attr-defined]
-            waiting.extend(pool.submit(make, numbers) for numbers in islice(left, 1))
+            waiting.extend(pool.submit(make, source) for source in islice(left, 1))
             yield tree_map(lambda tensor: hand_over(tensor, device), made)
 
 
@@ -88,7 +90,7 @@ class Arriving:
         if tensor.device.type == "cuda":
             self._values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._values.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     def values(self) -> Tensor:

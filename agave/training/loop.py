@@ -238,7 +238,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         """Update the averaged weights. AveragedModel's own way copies its counter to the GPU and back in every step, which waits twice."""
-        averaged, current = list(self.averaged.module.parameters()), list(self.model.parameters())
+        averaged: list[Tensor] = list(self.averaged.module.parameters())
+        current: list[Tensor] = list(self.model.parameters())
         updates = int(self.averaged.n_averaged)  # lies on the CPU
         if updates == 0:
             torch._foreach_copy_(averaged, current)
