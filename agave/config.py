@@ -340,12 +340,12 @@ class Params(ParameterBlock):
     figures: Figures = block(Figures, "How the figures look.")
 
     @property
-    def config_checks.train_images(self) -> int | None:
+    def train_images(self) -> int | None:
         """Return the number of training images, as far as the parameters say."""
         return config_checks.train_images(self.prepare)
 
     @property
-    def config_checks.test_images(self) -> int | None:
+    def test_images(self) -> int | None:
         """Return the number of test images, as far as the parameters say."""
         return config_checks.test_images(self.prepare)
 
