@@ -81,7 +81,7 @@ def parse_cell(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise UserError(
-            f"'{name}' is no cell name; accepted: {', '.join(ALONE)}, or kl_weight~W-levels~B-resolution~R, "
+            f"'{name}' is not a cell name; accepted: {', '.join(ALONE)}, or kl_weight~W-levels~B-resolution~R, "
             "with -auxiliary~none at the end for the model without the auxiliary loss"
         )
     if name == "vae":
