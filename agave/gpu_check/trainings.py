@@ -75,7 +75,7 @@ def two_devices(setting: Setting) -> Iterator[Finding]:
         two = read_tensors(folder / f"{system}.safetensors") if ended else {}
         apart = max(float((one[name] - two[name]).abs().max()) for name in one) if ended else float("nan")
         note = "NCCL" if setting.on_gpu else "gloo"
-        yield Check(f"{system}: two devices train what one does, largest difference", "tiny", apart, APART, apart <= APART, note)
+        yield Finding(f"{system}: two devices train what one does, largest difference", "tiny", apart, APART, apart <= APART, note)
 
 
 def _train(setting: Setting, prepared: Prepared, folder: Path, watch: Callable[[Row], None] | None = None) -> dict[str, Tensor]:
