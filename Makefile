@@ -110,6 +110,7 @@ schema: .venv/installed  ## write what follows from agave/config.py: the JSON sc
 docs: .venv/installed  ## write the generated pages of docs/ and the picture of the workflow
 	python docs/deviations.py
 	python docs/configuration.py
+	python docs/costs.py
 	python docs/dataflow.py
 
 site: .venv/installed  ## build docs/ as a site into site/; a broken link is an error

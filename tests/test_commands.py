@@ -50,6 +50,8 @@ TESTED = {
     r"make (install|test|test-integration|check)": "test_commands.py::test_ci_runs_the_targets",
     r"make verify( PRESET=study)?": "test_verify.py::test_results_in_order",
     r"make plan PRESET=paper": "test_plan.py::test_the_command_prints_a_table_and_writes_json",
+    r"make gpu-check|agave gpu-check.*": "test_gpu_check.py::test_the_report_holds_every_part",
+    r"agave plan --preset paper --device-report .*": "test_gpu_check.py::test_a_plan_takes_the_throughput_of_the_report",
     r"make report": "test_report.py::test_every_item_of_every_category_opens",
     r"make crate": "test_crate.py::test_the_validator_accepts_it",
     r"make schema": "test_docs.py::test_generated_pages_are_up_to_date",
@@ -237,6 +239,7 @@ SMALL = {
     "training": "--filters 4 --resnets 1 --mixtures 1 --batch 2 --size 8 --steps 1 --threads 1 --precision float32",
     "sampling": "--filters 4 --resnets 1 --mixtures 1 --size 8 --batch 1 --repeats 1",
     "evaluation": "--preset tiny --samples 2 --images 1 --batches 2 --repeats 1",
+    "operations": "--preset tiny --most 3",
     "planning": "--cells 3",
     "workflow": "--preset demo",
 }

@@ -30,6 +30,7 @@ def _generators(root, monkeypatch):
     [
         ("deviations", "document", "deviations.md"),
         ("configuration", "document", "configuration.md"),
+        ("costs", "document", "gpu.md"),
         ("dataflow", "picture", "dataflow.svg"),
     ],
 )

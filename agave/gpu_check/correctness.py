@@ -40,7 +40,7 @@ def against_float64(setting: Setting) -> Iterator[Finding]:
     """Compare outputs of the networks, likelihoods and gradients of every system with float64 on the CPU, same weights and noise."""
     for size in setting.sizes:
         for system in SYSTEMS:
-            model, x_uint8 = setting.model(system, size, images=8 if size == "tiny" else 2)
+            model, x_uint8 = setting.model(system, size)
             x_uint8, model = x_uint8[:2], model.train()
             noise = model.draw_noise(len(x_uint8), StepNumbers(0))
             exact = _pass(copy.deepcopy(model).double(), x_uint8, noise, None)
@@ -58,7 +58,7 @@ def importance_weights(setting: Setting) -> Iterator[Finding]:
     """Compare the importance-sampled bounds of every system with latent variables with float64 on the CPU."""
     for size in setting.sizes:
         for system in (name for name, kind in SYSTEMS.items() if kind.bound == "elbo"):
-            model, x_uint8 = setting.model(system, size, images=8 if size == "tiny" else 2)
+            model, x_uint8 = setting.model(system, size)
             x_uint8, model = x_uint8[:2], model.eval()
             model.likelihood_dtype = torch.float64
             found = []
@@ -74,9 +74,10 @@ def cached_sampler(setting: Setting) -> Iterator[Finding]:
     """Compare the cached sampler, with and without CUDA graphs, with a whole pass for every pixel."""
     for size in setting.sizes:
         for system in ("pixelcnn_pp", "agave"):
-            model, x_uint8 = setting.model(system, size, images=8 if size == "tiny" else 2)
+            model, x_uint8 = setting.model(system, size)
             network: Any = model.to(setting.device).eval().pixelcnn_pp
-            given = x_uint8[:2].to(setting.device)
+            pixels = 8 if size == "tiny" else x_uint8.shape[-1]
+            given = x_uint8[:2, :, :pixels, :pixels].to(setting.device)
             features: Tensor | None = torch.zeros(given.shape, device=setting.device).uniform_(-1, 1) if network.feature_channels else None
 
             options: dict[str, Any] = {"features": features, "batch": 2, "shape": tuple(given.shape[-2:]), "seed": 0}

@@ -27,9 +27,7 @@ def run(setting: Setting) -> dict[str, Any]:
 
 def _train(setting: Setting, system: str, seconds: float) -> dict[str, Any]:
     """Train a system for about so many seconds, with the precision of the preset."""
-    model, x_uint8 = setting.model(system, images=32)
-    x = setting.training_images().to(setting.device)
-    del x_uint8
+    model, x = setting.model(system)[0], setting.training_images().to(setting.device)
     params, batch = setting.params(), BATCH[setting.size]
     pace = Pace(autocast=torch.bfloat16 if params.compute.precision == "bfloat16" else None)
     folder = setting.folder / "learning" / system

@@ -59,7 +59,7 @@ def measured(setting: Setting, results: Results, device: str) -> Throughput | No
     params = setting.params()
     training: dict[str, float] = {}
     evaluation: dict[str, float] = {}
-    rows = [row for row in results["speed"].get("training", []) if "images_per_second" in row]
+    rows = _usable(results)
     for name in SYSTEMS:
         kind = KINDS.get(name, name)
         adds = network_costs.multiply_adds(params, Cell(kind, resolution=params.prepare.image_size))
@@ -82,10 +82,15 @@ def measured(setting: Setting, results: Results, device: str) -> Throughput | No
     return Throughput(training, evaluation, plan.STARTUP_SECONDS, device, f"measured by agave gpu-check: {networks}")
 
 
+def _usable(results: Results) -> list[dict[str, Any]]:
+    """Return the training steps that ran, in a precision that `compute` can ask for."""
+    return [row for row in results["speed"].get("training", []) if "images_per_second" in row and row["precision"] != "tf32"]
+
+
 def recommended(setting: Setting, results: Results, throughput: Throughput) -> dict[str, Any]:
     """Return what `compute` and the Slurm profile should say for this device, and the hours of the preset `paper`."""
     paper = config.load(setting.params_file, "paper")
-    rows = [row for row in results["speed"].get("training", []) if row["system"] == "agave" and "images_per_second" in row]
+    rows = [row for row in _usable(results) if row["system"] == "agave"]
     best = max(rows, key=lambda row: float(row["images_per_second"]))
     batch = paper.joint.batch
     compute = {
@@ -125,7 +130,7 @@ def _page(report: Mapping[str, Any], figures: list[str]) -> Iterator[str]:
     yield f"Written by `agave gpu-check`, networks of the {'published size' if report['size'] == 'published' else 'preset tiny'}. "
     yield f"{'All checks passed.' if report['passed'] else 'Some checks FAILED.'}"
     if report["size"] == "tiny":
-        yield "The times are those of networks that are far too small to say anything about the preset `paper`."
+        yield "Its networks are far too small to say anything about the preset `paper`: times, advice and hours below only show the form."
     if "environment" in parts:
         facts = {name: value for name, value in parts["environment"].items() if not isinstance(value, dict)}
         yield from _section("Environment", pd.DataFrame({"what": facts.keys(), "value": [str(value) for value in facts.values()]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -92,6 +93,7 @@ class Setting:
     seconds: float = 1200.0
     images: Path | None = None
     _images: dict[Size, Tensor] = field(default_factory=dict, init=False)
+    _models: dict[tuple[str, Size], LikelihoodModel] = field(default_factory=dict, init=False)
     _ends: float = field(default=float("inf"), init=False)
 
     @property
@@ -140,14 +142,17 @@ class Setting:
         prepare = self.params(size).prepare
         return images_to_tensor(np.ascontiguousarray(SOURCES[prepare.source](prepare).train), torch.device("cpu"))
 
-    def model(self, system: str, size: Size | None = None, images: int = 8) -> tuple[LikelihoodModel, Tensor]:
-        """Return a new model, initialised from images, and these images (N, 3, H, W); both on the CPU."""
-        torch.manual_seed(0)
-        params = self.params(size)
-        x_uint8 = self.training_images(size)[:images]
-        model = make_model(system, params, params.prepare.image_size)
-        model.initialise(x_uint8, x_uint8)
-        return model, x_uint8
+    def model(self, system: str, size: Size | None = None) -> tuple[LikelihoodModel, Tensor]:
+        """Return a new model, initialised from eight images, and these images (8, 3, H, W); both on the CPU."""
+        wanted = size or self.size
+        x_uint8 = self.training_images(wanted)[:8]
+        if (system, wanted) not in self._models:
+            torch.manual_seed(0)
+            params = self.params(wanted)
+            model = make_model(system, params, params.prepare.image_size)
+            model.initialise(x_uint8, x_uint8)
+            self._models[system, wanted] = model
+        return copy.deepcopy(self._models[system, wanted]), x_uint8
 
 
 def registered(registry: Mapping[str, str]) -> Iterator[tuple[str, Callable[[Setting], Any]]]:

@@ -35,7 +35,7 @@ Prepared = tuple[LikelihoodModel, Tensor]
 def killed_and_resumed(setting: Setting) -> Iterator[Finding]:
     """Compare a training that was killed and resumed with an uninterrupted one, bit by bit, and say what repeatable algorithms cost."""
     folder = _empty(setting.folder / "resumed")
-    prepared = setting.model("agave", "tiny", images=16)
+    prepared = setting.model("agave", "tiny")
     seconds = {}
     for strict in (False, True):
         with _repeatable(strict):
@@ -47,7 +47,7 @@ def killed_and_resumed(setting: Setting) -> Iterator[Finding]:
         name = "torch.use_deterministic_algorithms" if strict else "the settings of every training"
         cost = f"{seconds[True] / seconds[False]:.2f} times the time" if strict else "cuDNN's repeatable algorithms"
         yield Finding(f"agave: a training repeats its bits with {name}", "tiny", None, None, _same(whole, again), cost)
-    process = _start(_train_to_file, (setting, prepared, folder / "killed", folder / "killed.safetensors", 0.3))
+    process = _start(_train_to_files, (setting, {"killed": prepared}, folder, 0.3))
     _wait_for_step(process, folder / "killed", 3)
     killed = process.is_alive()
     process.kill()
@@ -63,18 +63,16 @@ def two_devices(setting: Setting) -> Iterator[Finding]:
     if setting.on_gpu and torch.cuda.device_count() < 2:
         return
     folder = _empty(setting.folder / "devices")
-    for system in ("pixelcnn_pp", "agave"):
-        prepared = setting.model(system, "tiny", images=16)
-        one = _train(setting, prepared, folder / f"{system}-one")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        output = folder / f"{system}-two.safetensors"
-        arguments = [(setting, prepared, folder / f"{system}-two", output, 0.0, rank, port) for rank in range(2)]
-        processes = [_start(_train_to_file, one_rank) for one_rank in arguments]
-        _wait_for_all(processes)
-        ended = all(process.exitcode == 0 for process in processes)
-        two = read_tensors(output) if ended else {}
+    prepared = {system: setting.model(system, "tiny") for system in ("pixelcnn_pp", "agave")}  # with a static graph, and without
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [_start(_train_to_files, (setting, prepared, folder, 0.0, rank, port)) for rank in range(2)]
+    _wait_for_all(processes)
+    ended = all(process.exitcode == 0 for process in processes)
+    for system, own in prepared.items():
+        one = _train(setting, own, folder / f"{system}-one")
+        two = read_tensors(folder / f"{system}.safetensors") if ended else {}
         apart = max(float((one[name] - two[name]).abs().max()) for name in one) if ended else float("nan")
         note = "NCCL" if setting.on_gpu else "gloo"
         yield Finding(f"{system}: two devices train what one does, largest difference", "tiny", apart, APART, apart <= APART, note)
@@ -110,16 +108,17 @@ def _train(setting: Setting, prepared: Prepared, folder: Path, watch: Callable[[
             state.close()
 
 
-def _train_to_file(setting: Setting, prepared: Prepared, folder: Path, output: Path, pause: float, rank: int = 0, port: int = 0) -> None:
+def _train_to_files(setting: Setting, prepared: dict[str, Prepared], folder: Path, pause: float, rank: int = 0, port: int = 0) -> None:
     """Train in a process of its own, one of two if a port is given; the pause after each step leaves time to kill it."""
     if port:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "gpu-check"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     set_up(setting.params("tiny").compute, setting.device.type, 1)
-    with _repeatable(not port):
-        weights = _train(setting, prepared, folder, (lambda _: time.sleep(pause)) if pause else None)
-    if rank == 0:
-        write_tensors(output, weights, {})
+    for name, own in prepared.items():
+        with _repeatable(not port):
+            weights = _train(setting, own, folder / name, (lambda _: time.sleep(pause)) if pause else None)
+        if rank == 0:
+            write_tensors(folder / f"{name}.safetensors", weights, {})
 
 
 @contextmanager
