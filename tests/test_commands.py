@@ -24,8 +24,8 @@ PROGRAMS = "agave|apt-get|cp|dvc|git|make|mkdocs|pip|pytest|python|rm|scancel|sc
 # Run here as they stand, in a throw-away checkout with a preset `mine`.
 RUN = [
     r"agave --help",
-    r"agave (joint|figures) --help",
-    r"agave (config|summary|plan)( --preset \w+)?",
+    r"agave (joint|figures|evaluate (bound|iwae)) --help",
+    r"agave (config|summary|plan|models)( --preset \w+)?",
     r"agave digest [a-z]+",
     r"agave claims --preset demo --results results/demo",
     r"agave figures 4 --preset demo --results results/demo",
@@ -52,6 +52,7 @@ TESTED = {
     r"make plan PRESET=paper": "test_plan.py::test_the_command_prints_a_table_and_writes_json",
     r"make report": "test_report.py::test_every_item_of_every_category_opens",
     r"make crate": "test_crate.py::test_the_validator_accepts_it",
+    r"make schema": "test_docs.py::test_generated_pages_are_up_to_date",
     r"make site": "test_docs.py::test_the_site_is_built_with_every_link_and_asks_no_other_server",
     r"make bench|python benchmarks/.*": "test_commands.py::test_benchmarks_run_at_a_small_size",
     r"make dvc-commit|dvc commit( --force)?|git add dvc.lock results|git commit -m .*": (

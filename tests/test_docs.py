@@ -5,10 +5,15 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
-from agave import config, figures, presets, results, tables
+from agave import config, figures, grid, presets, results, tables
+from agave.models import make_model
+from agave.models.files import describe_model
+from agave.runtime.checkpoints import write_tensors
 from agave.steps import STEPS, records, trainings
 
 
@@ -108,6 +113,35 @@ def test_make_targets_of_the_pages_exist(root):
     for page in [*root.glob("*.md"), *(root / "docs").glob("*.md")]:
         named = set(re.findall(r"(?:`|^    )make ([a-z][a-z-]+)\b", page.read_text(), re.MULTILINE))
         assert named <= targets, f"{page.name}: {sorted(named - targets)}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to.md"])
+def test_the_python_of_the_pages_runs(root, page, tmp_path, monkeypatch, capsys):
+    """With a small untrained model where the page has a trained one."""
+    (code,) = re.findall(r"```python\n(import numpy.*?)```", (root / page).read_text(), re.DOTALL)
+    data, weights = re.findall(r'"(results/demo/\S+)"', code)
+    params, tiny = (config.load(root / "params.yaml", preset) for preset in ("demo", "tiny"))
+    params = params.model_copy(update={"model": tiny.model})
+    cell = grid.parse(weights.split("/")[3], params.prepare.image_size)
+    assert cell in grid.all_cells(params)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    model = make_model(cell.system, params, 32, resolution=cell.resolution, levels=cell.levels)
+    model.initialise(x, x)
+    for path in (data, weights):
+        (tmp_path / path).parent.mkdir(parents=True)
+    np.save(tmp_path / data, pixels)
+    write_tensors(tmp_path / weights, model.state_dict(), describe_model(cell, params))
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(compile(code, page, "exec"), found)
+    assert found["nats"].shape == (8,) and found["nats"].dtype == torch.float64
+    assert found["drawn"].shape == (16, 3, 32, 32) and found["means"].shape == (8, 3, 32, 32)
+    if page == "README.md":
+        assert found["bits_per_dim"].shape == (8,) and (found["bits_per_dim"] > 0).all()
+        assert len([line for line in code.splitlines() if line]) <= 10
+    else:
+        assert capsys.readouterr().out == "agave elbo\n"
 
 
 def test_citation_and_licence(root):
