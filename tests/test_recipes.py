@@ -89,15 +89,15 @@ def test_a_data_set(copy: Path) -> None:
     assert '"my_set"' in run(copy, "agave.cli", "config", "--schema")
 
     params = (copy / "params.yaml").read_text(encoding="utf-8")
-    (copy / "params.yaml").write_text(params + "\nmine:\n  prepare: {source: my_set, image_size: 16}\n", encoding="utf-8")
+    (copy / "params.yaml").write_text(params + "\nmine:\n  prepare: {source: my_set}\n", encoding="utf-8")
     command = ["agave.cli", "prepare", "--preset", "mine", "--output", "out"]
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False
     )
     assert done.stderr == "error: data/my_set.npz: not there; get it from https://example.org/my_set.npz\n"
     (copy / "data").mkdir()
-    np.savez(copy / "data/my_set.npz", images=np.random.default_rng(0).integers(0, 256, (3000, 16, 16, 3), np.uint8))
-    assert "my set test (500): 500 images of 16 pixels squared" in run(copy, *command)
+    np.savez(copy / "data/my_set.npz", images=np.random.default_rng(0).integers(0, 256, (3000, 32, 32, 3), np.uint8))
+    assert "my set test (500): 500 images of 32 pixels squared" in run(copy, *command)
     manifest = json.loads((copy / "out/manifest.json").read_text(encoding="utf-8"))
     assert manifest["source"] == "my_set" and manifest["train"]["images"] == 2500 and manifest["licence"] == "CC BY 4.0."
 
