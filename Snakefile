@@ -4,7 +4,7 @@
 #   snakemake all --profile workflow/profiles/local --config preset=tiny   another preset
 #   snakemake --profile slurm all                                          the preset `paper` on a Slurm cluster
 #
-# One target a step: prepare, pretrain, joint, trainings, evaluate, sample, tables, figures, claims, records, report, all.
+# One target per step: prepare, pretrain, joint, trainings, evaluate, sample, tables, figures, claims, records, report, all.
 from snakemake.utils import min_version
 
 min_version("9.27")

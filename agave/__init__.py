@@ -2,8 +2,8 @@
 
     import agave
 
-    model = agave.load("results/demo/joint/pixelcnn_pp/seed~0/model.safetensors")
-    model.log_prob(images)              # nats of each image: exact, or a lower bound (model.bound)
+    model = agave.load("results/demo/joint/kl_weight~2-levels~256-resolution~32/seed~0/model.safetensors")
+    model.log_prob(images)              # nats of each image: exact, or a lower bound (see model.bound)
     model.sample(16, seed=0)            # uint8 (16, 3, 32, 32)
     model.reconstruct(images, seed=0)   # f(z), for systems with latent variables
 
@@ -23,7 +23,7 @@ __all__ = ["SYSTEMS", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for."""
+    """Import a public name when it is first used."""
     if name == "__version__":
         return version("agave")
     if name in __all__:

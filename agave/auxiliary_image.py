@@ -29,7 +29,7 @@ def auxiliary_image(x_uint8: Tensor, resolution: int) -> Tensor:
     if resolution < 1 or size % resolution:
         raise ValueError(f"resolution {resolution} does not divide the image size {size}; accepted: a divisor of {size}")
     scale = size // resolution
-    # PAPER: how the low-resolution images are made is not given; ours are box averages, rounded to integers so that Eq. 8 applies to them.
+    # PAPER: The paper does not say how low-resolution images are made. Ours are box averages, rounded to integers so that Eq. 8 applies.
     squares = x_uint8.to(torch.int32).reshape(batch, channels, resolution, scale, resolution, scale)  # (B, 3, r, s, r, s)
     sums = squares.sum(dim=(3, 5))  # (B, 3, r, r)
     # Integer arithmetic: exact and the same on every device. A mean halfway between two integers is rounded up.

@@ -1,4 +1,4 @@
-"""Intervals of functions of a mean over test images and training seeds, by drawing both again."""
+"""Intervals for functions of means over test images and training seeds, by the bootstrap."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def crossed_bootstrap(
 ) -> tuple[Values, list[tuple[Values, Values]]]:
     """Compute a statistic of means over images and seeds, and its intervals.
 
-    Images and training seeds are drawn with replacement, each one fewer than there are, which makes the variance of a mean over few
-    seeds unbiased; a single seed stays. Everything that `samples` holds for an image or a seed is drawn together, so what all
-    models have in common, as the difficulty of an image, cancels in differences.
+    Images and training seeds are drawn with replacement, each time one fewer than there are, which makes the variance of a mean over
+    few seeds unbiased. A single seed is kept. Everything that `samples` holds for an image or a seed is drawn together, so what all
+    models have in common, such as the difficulty of an image, cancels in differences.
 
     Args:
         samples: (seeds, images, ...): what was measured, for example of each of C models (seeds, images, C).
         statistic: means (..., *samples.shape[2:]) -> (..., comparisons), for any number of leading dimensions.
-        confidence: of each interval, for example 0.95.
-        seed: of the draws.
+        confidence: confidence level of each interval, for example 0.95.
+        seed: seed of the draws.
 
     Returns:
         The statistic (comparisons,), and for each confidence the lower and upper ends (comparisons,). With one image and one

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class StreamingLogMeanExp:
-    """log of the mean of exp(log-weights), fed in any number of pieces: the importance-weighted bound.
+    """Accumulate the importance-weighted bound: the log of the mean of exp(log-weights), given in any number of pieces.
 
-    L_K = log (1/K) sum_k exp(w_k) with w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x). Float64 throughout: the weights are
-    thousands of nats and their differences decide.
+    L_K = log (1/K) sum_k exp(w_k) with w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x). All sums are in float64, because the weights are
+    thousands of nats and only their differences matter.
 
     Args:
-        shape: of one sample's log-weights, for example (B,).
+        shape: shape of one sample's log-weights, for example (B,).
         device: where to accumulate.
 
     Source: Burda et al. (2016), Eq. 8.

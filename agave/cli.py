@@ -1,4 +1,4 @@
-"""The command `agave`: one sub-command a step. Nothing heavy is imported before a step runs."""
+"""The command `agave`, with one sub-command per step. Nothing heavy is imported before a step runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sub-commands of `agave` share: their common options, and how a step is given its place."""
+"""Options that the sub-commands of `agave` share, and the device and threads on which a step runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FileArgument = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Mistake(click.ClickException):
-    """What a user can mend, shown in one line for each thing that is wrong; exit code 1."""
+    """A mistake that the user can mend, shown in one line for each thing that is wrong; exit code 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message."""
@@ -34,7 +34,7 @@ class Mistake(click.ClickException):
 
 
 class Command(click.Command):
-    """Turns mistakes that a user can mend, and what the machine refuses, into lines without a traceback."""
+    """A command that shows mistakes of the user and refusals of the machine as single lines, without a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
@@ -61,7 +61,7 @@ class CommandGroup(click.Group):
     command_class = Command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command; a character that the terminal's encoding lacks, as λ, is no error."""
+        """Run the command; a character that the terminal's encoding lacks, such as λ, is not an error."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -105,12 +105,12 @@ place_options = all_of(
         type=click.Choice(["cpu", "cuda", "auto"]),
         help="Device to run on (default: the preset's compute.device); auto takes a GPU if there is one.",
     ),
-    click.option("--threads", type=click.IntRange(min=1), metavar="NUMBER", help="Number of CPU threads (default: one a core)."),
+    click.option("--threads", type=click.IntRange(min=1), metavar="NUMBER", help="Number of CPU threads (default: one per core)."),
     dry_run_option,
 )
 state_options = all_of(
     click.option(
-        "--state-dir", type=FolderArgument, default="work", help="Folder of the saved states from which the same command goes on."
+        "--state-dir", type=FolderArgument, default="work", help="Folder of the saved states from which the same command resumes."
     ),
     click.option(
         "--save-every",
@@ -166,7 +166,7 @@ def cell_of(params: Params, name: str) -> grid.Cell:
 
 
 def only_shown(dry_run: bool, blocks: dict[str, Any], **arguments: Any) -> bool:
-    """Print what would be used, as YAML, where only that is asked for; return whether it was."""
+    """Print the resolved options as YAML in a dry run; return whether it is one."""
     if dry_run:
         shown = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items() if v is not None}
         click.echo(yaml.safe_dump(shown | blocks, sort_keys=False), nl=False)
@@ -184,9 +184,9 @@ def blocks_of(params: Params, *names: str) -> dict[str, Any]:
 
 
 def _launch(devices: int) -> None:
-    """Start this command again as several processes by torchrun, one a device, unless it is one of them already.
+    """Start this command again with torchrun, one process per device, unless this process is one of them.
 
-    The command is replaced, so that signals reach torchrun; it hands them on and leaves the processes ten minutes to save.
+    torchrun replaces this process, so that it gets the signals. It hands them on and gives the processes ten minutes to save.
     """
     devices = devices or len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))  # for a site that gives GPUs by another name
     if devices > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:

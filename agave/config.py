@@ -73,7 +73,7 @@ class VAEModel(ParameterBlock):
     depth: UpTo8 = parameter(
         1,
         "Number of scales of the latent variables; each further one halves the grid.",
-        open="the paper names the architecture but no size; depth 1 with 20 layers is the published checkpoint.",
+        open="The paper names the architecture but no size. Depth 1 with 20 layers is that of the published checkpoint.",
     )
     blocks: UpTo100 = parameter(20, "Number of stochastic layers per scale.")
     hidden: Channels = parameter(160, "Number of feature maps of the deterministic path (h).")
@@ -81,13 +81,13 @@ class VAEModel(ParameterBlock):
     free_bits: float = parameter(
         0,
         "KL per latent feature map that costs nothing in the objective, in nats; 0: off.",
-        open="not said whether free bits were kept; off, because they bound the KL from below and the paper pushes it to zero.",
+        open="It is not said whether free bits were kept. They are off, because they bound the KL from below; the paper pushes it to zero.",
         ge=0,
     )
     published_init: bool = parameter(
         False,
         "Whether the initial gains are (scale/std)^(1/3) instead of scale/std.",
-        open="the published IAF code starts with gains (scale/std)^(1/3); we use the intended scale/std.",
+        open="The published IAF code starts with gains (scale/std)^(1/3). We use scale/std, as intended.",
     )
 
     @model_validator(mode="after")
@@ -107,14 +107,14 @@ class PixelCNNppModel(ParameterBlock):
     dropout: float = parameter(
         0.5,
         "Probability of dropping an activation between the two convolutions of a block.",
-        open="the paper does not mention dropout; 0.5 is PixelCNN++'s.",
+        open="The paper does not mention dropout. 0.5 is the value of PixelCNN++.",
         ge=0,
         lt=1,
     )
     stream_channels: Channels = parameter(
         160,
         "Number of feature maps of the stream made from f(z).",
-        open="the width of the feature stream is not given; as wide as the PixelCNN.",
+        open="The paper does not give the width of the feature stream. It is as wide as the PixelCNN++.",
     )
 
 
@@ -124,7 +124,7 @@ class Likelihood(ParameterBlock):
     tails: bool = parameter(
         True,
         "Whether the edge colour bins of y absorb the tails of the logistic; false: Eq. 8 as printed.",
-        open="Eq. 8 as printed loses the mass outside [0, 256]; ours sums to one. false: Eq. 8 literally.",
+        open="Eq. 8 as printed loses the mass outside [0, 256]. Ours sums to one; false is Eq. 8 as printed.",
     )
 
 
@@ -137,7 +137,7 @@ class Model(ParameterBlock):
     upsampling: Literal["bilinear", "nearest"] = parameter(
         "bilinear",
         "How a low-resolution f(z) is brought to the size of x: bilinear or nearest.",
-        open='"an upsampled version" of a low-resolution f(z): bilinear | nearest',
+        open='The paper conditions on "an upsampled version" of a low-resolution f(z), without saying how it is upsampled.',
     )
     detach_features: bool = parameter(False, "Whether the PixelCNN's gradient stops at f(z): an ablation, and another method.")
 
@@ -151,7 +151,7 @@ class Compute(ParameterBlock):
     precision: Literal["float32", "bfloat16"] = parameter(
         "bfloat16",
         "Precision of the convolutions while training; likelihoods and reported numbers are float32 or better.",
-        open="the precision is not given.",
+        open="The paper does not give the precision.",
     )
     images_per_pass: Count | None = parameter(
         None, "Most images computed at once on a device while training; a batch takes several passes. null: all of its share at once."
@@ -169,16 +169,18 @@ INIT_IMAGES = "Number of images of the data-dependent initialisation."
 class Training(ParameterBlock):
     """One training run; the defaults are those of the joint training."""
 
-    steps: Count = parameter(100_000, STEPS, open="no training length is given; about 128 epochs of 50,000 images.")
-    batch: Count = parameter(64, "Number of images per step, over all devices.", open="no batch size is given.")
+    steps: Count = parameter(100_000, STEPS, open="The paper gives no training length. These are about 128 epochs of 50,000 images.")
+    batch: Count = parameter(64, "Number of images per step, over all devices.", open="The paper gives no batch size.")
     learning_rate: float = parameter(0.002, "Learning rate of Adamax; constant but for warm-up and cool-down.", paper="4.1", gt=0, le=1)
     warmup_steps: Steps = parameter(
         1000,
         "Number of steps over which the learning rate rises linearly from 0.",
-        open="a linear start is not mentioned; without it the first steps blow up, and the first joint steps raise the PixelCNN loss.",
+        open="A linear start is not mentioned. Without it the first steps diverge, and the first joint steps raise the PixelCNN loss.",
     )
     cooldown_steps: Steps = parameter(0, "Number of last steps over which the learning rate falls linearly to 0; 0: no decay.", paper="4.1")
-    ema_decay: float = parameter(0.9995, EMA_DECAY, open="weight averaging is not mentioned; 0.9995 is PixelCNN++'s.", ge=0, lt=1)
+    ema_decay: float = parameter(
+        0.9995, EMA_DECAY, open="The paper does not mention weight averaging. 0.9995 is the value of PixelCNN++.", ge=0, lt=1
+    )
     init_images: Images = parameter(64, INIT_IMAGES)
     skip_gradient_norm: float = parameter(1e6, "Gradient norm above which an update is skipped and counted, in nats per image.", gt=0)
 
@@ -191,8 +193,10 @@ class Training(ParameterBlock):
 class VAETraining(Training):
     """The pretraining of the VAE."""
 
-    steps: Count = parameter(200_000, STEPS, open="no training length is given; about 256 epochs of 50,000 images.")
-    ema_decay: float = parameter(0.999, EMA_DECAY, open="weight averaging is not mentioned; 0.999 is the published IAF code's.", ge=0, lt=1)
+    steps: Count = parameter(200_000, STEPS, open="The paper gives no training length. These are about 256 epochs of 50,000 images.")
+    ema_decay: float = parameter(
+        0.999, EMA_DECAY, open="The paper does not mention weight averaging. 0.999 is the value of the published IAF code.", ge=0, lt=1
+    )
     init_images: Images = parameter(256, INIT_IMAGES)
 
 
@@ -200,7 +204,9 @@ class PixelCNNppTraining(Training):
     """The pretraining of PixelCNN++."""
 
     steps: Count = parameter(
-        400_000, STEPS, open="no training length is given; about 512 epochs of 50,000 images. PixelCNN++ took days on 8 GPUs."
+        400_000,
+        STEPS,
+        open="The paper gives no training length. These are about 512 epochs of 50,000 images; PixelCNN++ took days on 8 GPUs.",
     )
     init_images: Images = parameter(128, INIT_IMAGES)
 
@@ -211,7 +217,7 @@ class Pretrain(ParameterBlock):
     vae_kl_weight: KLWeight = parameter(
         1,
         "Weight of the KL term while the VAE is pretrained.",
-        open="the KL weight of VAE pretraining is not given; 1 is the VAE's own bound.",
+        open="The paper does not give the KL weight of the VAE's pretraining. 1 is the bound of the VAE itself.",
     )
     vae: VAETraining = block(VAETraining, "Pretraining of the VAE.")
     pixelcnn_pp: PixelCNNppTraining = block(PixelCNNppTraining, "Pretraining of PixelCNN++.")
@@ -252,7 +258,7 @@ class Grid(ParameterBlock):
         [1, 2, 4, 8, 12],
         "Weights of the KL term (lambda) at 256 levels and full resolution; the text names 1, 2, 8 and 12.",
         paper="4.2",
-        open="the remaining ticks of Figures 3 and 4 cannot be read from the text; 4 is added.",
+        open="The other ticks of Figures 3 and 4 cannot be read from the text. We add 4.",
         min_length=1,
         max_length=40,
     )
@@ -261,7 +267,7 @@ class Grid(ParameterBlock):
         [256, 128, 64, 32, 16, 8, 4, 2],
         "Numbers of colour levels b of y, divisors of 256; the text names 256 and 32.",
         paper="4.2",
-        open="the other numbers of levels of Figure 5 cannot be read from the text.",
+        open="The other numbers of levels of Figure 5 cannot be read from the text.",
         min_length=1,
         max_length=8,
     )
@@ -270,16 +276,20 @@ class Grid(ParameterBlock):
         [ResolutionCell(resolution=16, kl_weight=8), ResolutionCell(resolution=8, kl_weight=8)],
         "Auxiliary images smaller than x, 16x16 and 8x8 pixels of 32x32, at 256 levels, each with its weight of the KL term.",
         paper="4.2",
-        open="lambda of the low-resolution models is not given; as in Figure 5.",
+        open="The paper does not give lambda for the low-resolution models. It is that of Figure 5.",
         max_length=24,
     )
     without_auxiliary_kl_weight: KLWeight | None = parameter(
         1,
         "Weight of the KL term of the model without the auxiliary loss; null: no such model.",
-        open="the degenerate case is argued in the text, not run; we run it.",
+        open="The paper argues the degenerate case but does not run it. We run it.",
     )
     seeds: Seeds = parameter(
-        [0], "Seeds: every model is trained once for each.", open="the number of runs is not given.", min_length=1, max_length=1000
+        [0],
+        "Seeds: every model is trained once for each.",
+        open="The paper does not give the number of runs.",
+        min_length=1,
+        max_length=1000,
     )
 
     @model_validator(mode="after")
@@ -310,7 +320,7 @@ class Sample(ParameterBlock):
     round_pixels: bool = parameter(
         True,
         "Whether each pixel is fed back rounded to 8 bits.",
-        open="the published sampler feeds unrounded values back; ours samples the exact discrete law.",
+        open="The published sampler feeds unrounded values back. Ours samples from the exact discrete distribution.",
     )
     temperature: float = parameter(
         1, "Temperature of the mixture of logistics: 1 is the law of the model, below it pixels are likelier.", gt=0, le=10
@@ -333,7 +343,7 @@ class Params(ParameterBlock):
     compute: Compute = block(Compute, "Where and in which precision the networks run.")
     pretrain: Pretrain = block(Pretrain, "VAE and PixelCNN++ are trained independently, in parallel.", paper="4.1")
     table1: Table1 = block(Table1, "Further systems of Table 1, beside the models of the grid.")
-    grid: Grid = block(Grid, "The trained models, one a cell.")
+    grid: Grid = block(Grid, "The trained models; each is a cell.")
     joint: Training = block(Training, "Both networks are trained with all losses, from the two pretrained ones.", paper="4.1")
     evaluate: Evaluate = block(Evaluate, "The bounds that are reported.")
     sample: Sample = block(Sample, "The images that are drawn for the figures.")
@@ -364,7 +374,7 @@ def read(path: str | Path = "params.yaml") -> Document:
     """Read a params.yaml without resolving it.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML, or holds something else than presets.
+        ConfigError: the file cannot be read, is not YAML, or holds something else than presets.
     """
     return presets.read_presets(path)
 
@@ -375,7 +385,7 @@ def resolve(document: Mapping[str, Any], preset: str | None = None, name: str = 
     Args:
         document: the whole file: `preset`, `paper` and the other presets.
         preset: which preset; None takes the one that the file names.
-        name: of the file, for messages.
+        name: name of the file, for messages.
 
     Raises:
         ConfigError: a preset is missing, or a key or value of the file is not accepted; one line for each.
@@ -391,6 +401,6 @@ def load(path: str | Path = "params.yaml", preset: str | None = None) -> Params:
         preset: which preset; None takes the one that the file names.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML mapping, or a key or value of it is not accepted; one line for each.
+        ConfigError: the file cannot be read, is not a YAML mapping, or a key or value of it is not accepted; one line for each.
     """
     return resolve(read(path), preset, str(path))

@@ -1,4 +1,4 @@
-"""What parameters must have in common: everything that some step of the workflow cannot use is refused before the first one runs."""
+"""Checks of several parameters together: what a step of the workflow cannot use is refused before the first step runs."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def train_images(prepare: Prepare) -> int | None:
 
 
 def check_counts(params: Params, train_images: int | None, test_images: int | None) -> None:
-    """Refuse counts of images that later steps need and that are not there.
+    """Refuse numbers of images that are larger than what there is.
 
     Args:
-        params: of the preset.
+        params: parameters of the preset.
         train_images: number of training images; None: not known yet.
         test_images: number of test images; None: not known yet.
 
@@ -158,7 +158,7 @@ def _check_sizes(params: Params) -> None:
     for cell in params.grid.resolutions:
         if cell.resolution not in accepted:
             raise ConfigError(
-                f"grid.resolutions: resolution {cell.resolution} is no half or quarter of prepare.image_size {size}; "
+                f"grid.resolutions: resolution {cell.resolution} is neither a half nor a quarter of prepare.image_size {size}; "
                 f"accepted: {accepted[0]}, {accepted[1]}"
             )
 

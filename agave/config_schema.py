@@ -1,6 +1,6 @@
-"""What is said about parameters in other places than config.py, all made from the descriptions there.
+"""Texts about parameters, made from the descriptions in config.py.
 
-The comments of params.yaml, its JSON schema for Snakemake and editors, the words for what a parameter accepts, and error messages.
+These are the comments of params.yaml, its JSON schema for Snakemake and editors, the accepted values in words, and error messages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parameter(default: Any, description: str, *, paper: str | None = None, open:
         description: a full sentence that says what it is, with its unit.
         paper: where the paper states the value, for example "4.1".
         open: why the value was chosen, where the paper leaves it open or we depart from it.
-        **limits: what pydantic's `Field` takes: ge, gt, le, lt, min_length, max_length.
+        **limits: limits of pydantic's `Field`: ge, gt, le, lt, min_length, max_length.
     """
     origin: dict[str, Any] = {key: text for key, text in (("paper", paper), ("open", open)) if text is not None}
     return Field(default, description=description, json_schema_extra=origin or None, **limits)
@@ -63,8 +63,8 @@ def accepted(model: type[BaseModel], schema: Mapping[str, Any], largest: bool = 
     """Say in words what a JSON schema of a parameter accepts, for example "an integer of at least 1 or null".
 
     Args:
-        model: that the schema belongs to.
-        schema: of `schema_of`.
+        model: model that the schema belongs to.
+        schema: result of `schema_of`.
         largest: whether to name the limit of counts that is too large to matter.
     """
     if "anyOf" in schema:
@@ -129,7 +129,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[K
 
 
 def refused_value(value: Any) -> str:
-    """Return a value that is not accepted as text, with what it is where it does not show."""
+    """Return a value that is not accepted as text, with its type where the text does not show it."""
     if isinstance(value, Ambiguous):
         return f"{value} is {described(value)}"
     if isinstance(value, (Mapping, list)) or value is None:
@@ -154,7 +154,7 @@ def json_schema(model: type[BaseModel], complete: str) -> dict[str, Any]:
     """Return the JSON schema of params.yaml, used by Snakemake: one preset complete, every other one a part of it.
 
     Args:
-        model: of a complete preset.
+        model: model of a complete preset.
         complete: its name.
     """
     definitions = dict(_definitions(model))
@@ -200,9 +200,9 @@ def template(values: BaseModel, name: str, description: str) -> str:
     """Return a complete preset as it stands in params.yaml, each key with its description as comment.
 
     Args:
-        values: of the preset.
-        name: of the preset.
-        description: of the preset, a full sentence.
+        values: values of the preset.
+        name: name of the preset.
+        description: description of the preset, a full sentence.
     """
     return "\n".join([*_commented(f"{name}:", [description]), *_lines(values, FIRST_INDENT)]) + "\n"
 
@@ -226,7 +226,7 @@ def _lines(values: BaseModel, indent: str) -> Iterator[str]:
 
 
 def _commented(text: str, comments: list[str]) -> Iterator[str]:
-    """A key with its comments to the right, on as many lines as they take."""
+    """Return a key with its comments to the right, on as many lines as they need."""
     column = max(COLUMN, len(text) + 2)
     pieces = [piece for comment in comments for piece in textwrap.wrap(comment, WIDTH - COLUMN - 2, break_long_words=False)]
     yield f"{text:<{column}}# {pieces[0]}".rstrip()
@@ -234,7 +234,7 @@ def _commented(text: str, comments: list[str]) -> Iterator[str]:
 
 
 def plain(value: Any) -> str:
-    """Return a value as params.yaml has it: readable, and the same to every reader of YAML."""
+    """Return a value as it is written in params.yaml: readable, and read alike by every YAML parser."""
     if isinstance(value, BaseModel):
         return "{" + ", ".join(f"{key}: {plain(entry)}" for key, entry in value) + "}"
     if isinstance(value, list):

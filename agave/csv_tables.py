@@ -1,4 +1,4 @@
-"""Read and write csv tables as pandas frames: one schema a table, same content, same bytes."""
+"""Read and write csv tables as pandas frames. Each table has a schema; the same content gives the same bytes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def read_table(path: Path, schema: Schema) -> pd.DataFrame:
     """Read a csv file that `write_table` wrote.
 
     Args:
-        path: of the file.
+        path: path of the file.
         schema: the columns that it must have. Further columns are kept, with the type that pandas infers.
 
     Returns:
-        One row a line. Columns of text have dtype "string", of integers "Int64", of numbers "float64", of booleans "boolean".
+        One row per line. Columns of text have dtype "string", of integers "Int64", of numbers "float64", of booleans "boolean".
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: the file is no table, has no row, lacks a column, or holds a value of another kind; the message names it.
+        UserError: the file is not a table, has no row, lacks a column, or holds a value of another kind; the message names it.
     """
     import pandas as pd
 
@@ -71,7 +71,7 @@ def write_table(path: Path, table: pd.DataFrame | Sequence[Mapping[str, Any]]) -
     """Write a table as csv, whole or not at all.
 
     Args:
-        path: of the file.
+        path: path of the file.
         table: a frame, or at least one row as a mapping; columns in the order of the frame or of the first row. Floats have
             nine significant digits, missing values are empty.
 
@@ -86,7 +86,7 @@ def write_table(path: Path, table: pd.DataFrame | Sequence[Mapping[str, Any]]) -
 
 
 def _converted(path: Path, values: pd.Series[Any], kind: str) -> pd.Series[Any]:
-    """A column of text as another kind, with an error that names the first entry that is none."""
+    """Convert a column of text to another kind, or raise an error that names the first entry that is not of that kind."""
     import pandas as pd
 
     if kind == "text":
@@ -108,7 +108,7 @@ def _converted(path: Path, values: pd.Series[Any], kind: str) -> pd.Series[Any]:
 
 
 def _inferred(values: pd.Series[Any]) -> pd.Series[Any]:
-    """A column outside the schema: numbers if all entries are numbers, else text."""
+    """Convert a column outside the schema: to numbers if all entries are numbers, otherwise to text."""
     import pandas as pd
 
     try:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Write files so that they are either complete or not there."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # a file system that ca
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file under a temporary name in the same folder, then flush it to disk and rename it.
 
-    Whatever goes wrong, the file that was there before is untouched and nothing half-written stays. The new file gets the
-    permissions that the umask or the folder's access list give to any new file; a link is replaced, not followed.
+    If anything goes wrong, an earlier file stays as it was and nothing half-written is left. The new file gets the permissions that
+    the umask or the folder's access list gives to any new file. A link is replaced, not followed.
 
     Args:
-        path: where the finished file shall lie; missing folders are made.
+        path: path of the finished file; missing folders are made.
 
     Yields:
         The temporary path, with the same ending, to write to.

@@ -15,7 +15,7 @@ KINDS = {"vae_iaf": "vae"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained model: AGAVE with its two levers, one of the baselines of Figure 1, or a further system of Table 1.
+    """One trained model: AGAVE with a KL weight and an auxiliary image, a baseline of Figure 1, or a further system of Table 1.
 
     Attributes:
         kind: "agave" (both networks), "vae" (the VAE alone), "pixelcnn_pp" (the unconditional PixelCNN++ alone), or the name of a
@@ -77,11 +77,11 @@ def parse_cell(name: str, image_size: int, vae_kl_weight: float = 1.0) -> Cell:
         vae_kl_weight: the KL weight of the baseline "vae".
 
     Raises:
-        UserError: no cell is named like this.
+        UserError: no cell has this name.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise UserError(
-            f"'{name}' is no cell name; accepted: {', '.join(ALONE)}, or kl_weight~W-levels~B-resolution~R, "
+            f"'{name}' is not a cell name; accepted: {', '.join(ALONE)}, or kl_weight~W-levels~B-resolution~R, "
             "with -auxiliary~none at the end for the model without the auxiliary loss"
         )
     if name == "vae":
@@ -109,8 +109,8 @@ def check_resolution(resolution: int, image_size: int) -> None:
 
 def baselines(params: Params) -> list[Cell]:
     """Return the VAE alone and the PixelCNN++ alone (Figure 1 a and b, Table 1)."""
-    # PAPER: the baselines are quoted from their papers there; here they are trained like the joint models, from
-    # the same pretrained weights for the same further steps, so that differences are not differences in training time.
+    # PAPER: The paper quotes the baselines from their papers. Here they are trained like the joint models, from the same
+    # pretrained weights for the same number of further steps, so that differences are not due to training time.
     size = params.prepare.image_size
     return [Cell("vae", kl_weight=params.pretrain.vae_kl_weight, resolution=size), Cell("pixelcnn_pp", resolution=size)]
 
@@ -149,7 +149,7 @@ def training_of(cell: Cell, params: Params) -> Training:
 
 
 def table_cells(params: Params) -> list[Cell]:
-    """Return the cells whose importance-sampled bound stands in Table 1 or in the text beside it."""
+    """Return the cells whose importance-sampled bound is in Table 1 or in the text of the paper."""
     best = Cell(kl_weight=params.grid.table_kl_weight, resolution=params.prepare.image_size)
     return [baselines(params)[0], best, *resolution_cells(params)]
 

@@ -1,6 +1,6 @@
 """Discretized logistic likelihoods: pure functions of network outputs and 8-bit images.
 
-Everything is in nats; `agave.units.bits_per_dim` is the one place that divides.
+All values are in nats; `agave.units.bits_per_dim` converts them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _LIMIT = 1e18  # of standardized values: squares and sums over an image stay fin
 
 
 class _LogBinMass(torch.autograd.Function):
-    """log(sigmoid(upper) - sigmoid(lower)), with the lower edge at -inf where `first`, the upper at +inf where `last`.
+    """Compute log(sigmoid(upper) - sigmoid(lower)), with the lower edge at -inf where `first` and the upper at +inf where `last`.
 
-    log sigmoid(upper) + log sigmoid(-lower) + log(1 - exp(-(upper - lower))): no difference of nearly equal numbers, so
-    it is exact far from the mean, and its gradient too. The width is given by its logarithm because upper - lower cancels
-    for large values and underflows for large scales. One function with its gradient: the parts need not be kept.
+    It is computed as log sigmoid(upper) + log sigmoid(-lower) + log(1 - exp(-(upper - lower))). This has no difference of nearly equal
+    numbers, so the value and its gradient are exact far from the mean. The width is given by its logarithm, because upper - lower
+    cancels for large values and underflows for large scales. The gradient is written by hand so that the parts need not be kept.
     """
 
     @staticmethod
@@ -51,7 +51,7 @@ class _LogBinMass(torch.autograd.Function):
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:
-    """Like F.logsigmoid but in operations that run as vectors: off by at most one rounding of 1."""
+    """Compute F.logsigmoid with operations that run vectorised; the error is at most one rounding of 1."""
     return x.clamp(max=0.0) - torch.log(1.0 + torch.exp(-x.abs()))
 
 
@@ -60,13 +60,13 @@ def _log_bin_mass(lower: Tensor, upper: Tensor, log_width: Tensor, first: Tensor
 
 
 def discretized_logistic_log_prob(y_uint8: Tensor, mean: Tensor, log_scale: Tensor, levels: int = 256, tails: bool = True) -> Tensor:
-    """Log-probability of the colour level of each value under a discretized logistic.
+    """Return the log-probability of the colour level of each value under a discretized logistic.
 
-    With c = 256/b and k = floor(y/c): sigmoid((c(k+1) - mean)/s) - sigmoid((ck - mean)/s).
+    With c = 256/b and k = floor(y/c), the probability is sigmoid((c(k+1) - mean)/s) - sigmoid((ck - mean)/s).
 
     Args:
         y_uint8: integers 0 to 255, any shape; levels are formed here.
-        mean: of the logistic, in [0, 256] edge units (value v occupies [v, v+1)); shape that broadcasts with y.
+        mean: mean of the logistic, in [0, 256] edge units (value v occupies [v, v+1)); shape that broadcasts with y.
         log_scale: log of the scale in the same units; shape that broadcasts with y.
         levels: number b of colour levels, a divisor of 256.
         tails: the first bin reaches to -inf and the last to +inf, so that the levels sum to one; False is Eq. 8 as printed.
@@ -79,7 +79,7 @@ def discretized_logistic_log_prob(y_uint8: Tensor, mean: Tensor, log_scale: Tens
 
     Source: AGAVE paper, Eq. 8; Kingma et al. (2016), Eq. 22.
     """
-    # PAPER: Eq. 8 as printed loses the mass outside [0, 256]; by default the edge bins absorb it (model.likelihood.tails).
+    # PAPER: Eq. 8 as printed loses the mass outside [0, 256]. By default the edge bins absorb it (model.likelihood.tails).
     index = quantize(y_uint8, levels)
     dtype = torch.promote_types(torch.promote_types(mean.dtype, log_scale.dtype), torch.float32)
     mean, log_scale = mean.to(dtype), log_scale.to(dtype)
@@ -94,7 +94,7 @@ def discretized_logistic_log_prob(y_uint8: Tensor, mean: Tensor, log_scale: Tens
 
 
 def split_logits(logits: Float[Tensor, "b c *s"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Split the PixelCNN++ output layout into the parameters of a mixture of logistics the PixelCNN++ output layout.
+    """Split the output of PixelCNN++ into the parameters of a mixture of logistics.
 
     Args:
         logits: (B, 10 K, ...): K mixture logits, then for R, G and B each K means, K log-scales, K coefficients.
@@ -103,7 +103,7 @@ def split_logits(logits: Float[Tensor, "b c *s"]) -> tuple[Tensor, Tensor, Tenso
         Mixture logits (B, K, ...), means, log-scales and raw coefficients, each (B, 3, K, ...).
 
     Raises:
-        ValueError: the number of channels is no multiple of 10.
+        ValueError: the number of channels is not a multiple of 10.
     """
     batch, _, *space = logits.shape
     mixtures = _mixtures(logits)
@@ -121,7 +121,7 @@ def _mixtures(logits: Tensor) -> int:
 
 
 def _component_bins(logits: Tensor, x_uint8: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log mixture weights (B, K, H, W), observed minus mean (B, 3, K, H, W) in [-1, 1] units, and log-scales (B, 3, K, H, W)."""
+    """Return log mixture weights (B, K, H, W), observed minus mean (B, 3, K, H, W) in [-1, 1] units, and log-scales (B, 3, K, H, W)."""
     mixture_logits, means, log_scales, coefficients = split_logits(logits)
     coefficients = torch.tanh(coefficients)
     x = (x_uint8.to(logits.dtype) - 127.5) / 127.5
@@ -142,7 +142,7 @@ def _prepare_mixture(logits: Tensor, x_uint8: Tensor) -> Tensor:
 
 
 class _MixtureLogProb(torch.autograd.Function):
-    """`mixture_log_prob` in one pass over the logits, with their gradient: float32 on a CPU, as in training."""
+    """Compute `mixture_log_prob` and its gradient in one pass over the logits; for float32 on a CPU, as in training."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x_uint8: Tensor) -> Tensor:
@@ -162,8 +162,8 @@ class _MixtureLogProb(torch.autograd.Function):
 def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b 3 h w"] | Tensor) -> Tensor:
     """Return the log-probability of each pixel under the PixelCNN++ mixture of discretized logistics, by exact bin masses.
 
-    One mixture indicator a pixel; the means of G and B depend linearly on the observed R and G of the same pixel; the edge
-    bins absorb the tails, so each channel sums to one over its 256 values.
+    Each pixel has one mixture indicator. The means of G and B depend linearly on the observed R and G of the same pixel. The edge
+    bins absorb the tails, so the probabilities of the 256 values of a channel sum to one.
 
     Args:
         logits: (B, 10 K, H, W), layout of `split_logits`; computed in at least float32.
@@ -175,7 +175,7 @@ def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b
     Raises:
         ValueError: shapes or types do not fit.
 
-    Source: Salimans et al. (2017), Eq. 1-3; the published code approximates bins of small mass, this does not.
+    Source: Salimans et al. (2017), Eq. 1-3; the published code approximates bins of small mass, this function does not.
     """
     logits = _prepare_mixture(logits, x_uint8)
     if x_uint8.dtype == torch.uint8 and compiled.serve(logits, channels_last=False):
@@ -191,7 +191,7 @@ def mixture_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: UInt8[Tensor, "b
 
 
 def mixture_log_prob_thresholded(logits: Float[Tensor, "b c h w"], x_uint8: Tensor) -> Tensor:
-    """Compute the published form of `mixture_log_prob`, for comparison: bins of mass below 1e-5 by the density at their centre.
+    """Compute the published form of `mixture_log_prob`, for comparison: bins of mass below 1e-5 use the density at their centre.
 
     Args, returns and errors are those of `mixture_log_prob`.
 
@@ -222,16 +222,17 @@ def sample_mixture(
         logits: (B, 10 K), layout of `split_logits`.
         mixture_uniforms: (B, K), in (0, 1): the component is the argmax of logits - log(-log u).
         uniforms: (B, 3), in (0, 1): one per colour channel.
-        round_pixels: round each channel to its 8-bit value before the next one uses it: exactly the discretized law.
-            False leaves the values unrounded as the published sampler does.
-        temperature: divides the mixture logits and multiplies the scales; 1 is the law of the model, towards 0 its likeliest component.
+        round_pixels: whether each channel is rounded to its 8-bit value before the next one uses it, which is exactly the
+            discretized distribution. False leaves the values unrounded, as the published sampler does.
+        temperature: divides the mixture logits and multiplies the scales; 1 is the distribution of the model, towards 0 its likeliest
+            component.
 
     Returns:
         (B, 3) in [-1, 1].
 
     Source: Salimans et al. (2017), published sampler.
     """
-    # PAPER: the published sampler feeds unrounded values back, which the network never saw in training; ours rounds (sample.round_pixels).
+    # PAPER: The published sampler feeds back unrounded values, which the network never saw in training. Ours rounds (sample.round_pixels).
     mixtures = mixture_uniforms.shape[1]
     gumbel = torch.log(-torch.log(mixture_uniforms))
     component = torch.argmax(torch.add(logits[:, :mixtures], gumbel, alpha=-temperature), dim=1)  # (l / T - g) T has the same argmax

@@ -1,4 +1,4 @@
-"""The training objective of the paper, Eq. 7, from per-image terms in nats: pure functions."""
+"""The training objective of the paper (Eq. 7), as pure functions of per-image terms in nats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agave.models.interface import Terms
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training minimizes.
+    """The loss that a training minimizes.
 
     Attributes:
         kl_weight: the paper's lambda.
@@ -26,7 +26,7 @@ def objective(terms: Terms, kl_weight: float, auxiliary: bool = True) -> Tensor:
     """Return the loss, nats per image: the negative of Eq. 7, averaged over the batch.
 
     Args:
-        terms: of the batch.
+        terms: terms of the batch.
         kl_weight: the paper's lambda.
         auxiliary: whether log p(y|z) counts; without it the objective is Eq. 6 with a weight on the KL.
 

@@ -1,4 +1,4 @@
-"""Files of presets: one preset is complete, the others say only what differs from it. Pure functions of values read from YAML."""
+"""Files of presets: one preset is complete, the others give only what differs from it. Pure functions of values read from YAML."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigError(UserError):
-    """A parameter is missing, misspelt or out of range; the message names it and what is accepted, in one line for each."""
+    """A parameter that is missing, misspelt or out of range. The message has one line per parameter: its name and what is accepted."""
 
 
 def read_presets(path: str | Path) -> Document:
     """Read a file of presets without resolving it.
 
     Raises:
-        ConfigError: the file cannot be read, is no YAML, or holds something else than presets.
+        ConfigError: the file cannot be read, is not YAML, or holds something else than presets.
     """
     try:
         document = read_yaml(path, ACCEPTED)
@@ -47,7 +47,7 @@ def check_names(document: Mapping[str, Any], name: str) -> None:
 
     Args:
         document: the whole file.
-        name: of the file, for messages.
+        name: name of the file, for messages.
 
     Raises:
         ConfigError: one line for each wrong key.
@@ -74,10 +74,10 @@ def resolve_preset(model: type[Model], document: Mapping[str, Any], preset: str 
     """Validate all presets of a file and return one.
 
     Args:
-        model: of a complete preset.
+        model: model of a complete preset.
         document: the whole file.
         preset: which preset; None takes the one that the file names.
-        name: of the file, for messages.
+        name: name of the file, for messages.
 
     Raises:
         ConfigError: a preset is missing, or a key or value is not accepted; one line for each.
@@ -113,14 +113,14 @@ def _messages(error: ValidationError, model: type[BaseModel], document: Mapping[
 
 
 def _line(document: Mapping[str, Any], keys: Keys) -> str:
-    """The line of a value, or of the nearest thing around it, to stand before a message."""
+    """Return the line of a value, or of the nearest thing around it, as text before a message."""
     lines = getattr(document, "lines", {})
     found = next((lines[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in lines), None)
     return "" if found is None else f"line {found}: "
 
 
 def _holds(block: Any, keys: Keys) -> bool:
-    """Whether a preset itself sets the value at these keys, or something on the way to it."""
+    """Return whether a preset itself sets the value at these keys, or a block around it."""
     for key in keys:
         if not isinstance(block, Mapping):
             return True
@@ -131,7 +131,7 @@ def _holds(block: Any, keys: Keys) -> bool:
 
 
 def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `difference` over `base`, block by block; lists and values are replaced whole."""
+    """Lay `difference` over `base`, block by block; a list or value is replaced as a whole."""
     merged = dict(base)
     for key, value in difference.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):

@@ -1,4 +1,4 @@
-"""What the paper, and the papers whose networks it takes, say of the data and of the sizes of the models: the scale of its numbers."""
+"""The data and the model sizes that the paper, and the papers whose networks it uses, state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DATA_SET = "CIFAR-10 test"
 """The data set of Table 1, as the manifest of `agave prepare` names it."""
 
 IMAGES = 10_000
-"""The images of Table 1."""
+"""Number of test images of Table 1."""
 
 SIZES: dict[str, tuple[object, ...]] = {
     "prepare.source": ("cifar10",),
@@ -29,10 +29,11 @@ SIZES: dict[str, tuple[object, ...]] = {
     "evaluate.iwae_samples": (150,),
     "evaluate.iwae_images": (None, IMAGES),
 }
-"""Accepted values of the parameters that decide whether a number of ours is of the published scale.
+"""Values of the parameters with which a result of ours is of the published scale.
 
 Data, number of samples and the KL weight of Table 1: the paper, sections 4.1 and 4.2. VAE: the published checkpoint of
-Kingma et al. (2016). PixelCNN++: Salimans et al. (2017). Sizes that no paper gives are not here, as the width of the stream made from f(z).
+Kingma et al. (2016). PixelCNN++: Salimans et al. (2017). Sizes that no paper gives are not here,
+such as the width of the stream made from f(z).
 """
 
 

@@ -1,8 +1,8 @@
-"""Random numbers that depend on what they are for, never on how the work is cut.
+"""Random numbers that depend on what they are for, never on how the work is split.
 
-A forward pass is given all its random numbers: `LikelihoodModel.draw_noise` asks one of the classes here for them. `StepNumbers`
-serves training: an image of a batch meets the same numbers whatever part of the batch is computed together. `KeyedNumbers` serves
-evaluation and sampling: an image meets the same numbers whatever batch, shard or order it is computed in.
+A forward pass is given all its random numbers: `LikelihoodModel.draw_noise` gets them from one of the classes here. `StepNumbers`
+is for training: an image of a batch gets the same numbers whatever part of the batch is computed together. `KeyedNumbers` is for
+evaluation and sampling: an image gets the same numbers in whatever batch, shard or order it is computed.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class RandomNumbers(Protocol):
 
 
 class StepNumbers:
-    """Random numbers of a step of training.
+    """Random numbers of one training step.
 
-    A step's batch may be computed in pieces, on one device after another or on several at once. Every piece draws for the whole
-    batch from the same seed and keeps its own rows: little beside the convolutions, and neither the number of devices nor the
-    size of a piece changes what an image meets.
+    The batch of a step may be computed in pieces, one after another or on several devices. Every piece draws numbers for the whole
+    batch from the same seed and keeps its own rows. This costs little compared with the convolutions, and the numbers of an image
+    depend neither on the number of devices nor on the size of a piece.
 
     Args:
-        seed: of the training; None draws from torch's global generator.
+        seed: seed of the training; None draws from torch's global generator.
         step: number of the step.
         first: first row of this piece.
         whole: rows of the whole batch; None: this piece is the batch.
@@ -56,7 +56,7 @@ class StepNumbers:
         self._generator: torch.Generator | None = None
 
     def normal(self, index: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return standard normal numbers; draws follow each other, so that `index` is not needed."""
+        """Return standard normal numbers. Draws follow one another, so `index` is not used."""
         drawn = torch.randn(self._of_batch(shape), device=like.device, dtype=like.dtype, generator=self._of(like))
         return self._rows(drawn, shape)
 
@@ -66,7 +66,7 @@ class StepNumbers:
         return self._rows(drawn, shape)
 
     def masks(self, batch: int, shapes: Sequence[tuple[int, ...]], probability: float, like: Tensor) -> list[Tensor]:
-        """Return booleans; one draw of the generator makes eight, and one call all of them."""
+        """Return booleans. One draw of the generator makes eight of them, and one call makes all."""
         sizes = [(self._whole or batch) * math.prod(shape) for shape in shapes]
         words = torch.empty(-(-sum(sizes) // 8), dtype=torch.int64, device=like.device)
         words.random_(-(2**63), None, generator=self._of(like))
@@ -90,7 +90,7 @@ class KeyedNumbers:
     """Random numbers of images: each row of a batch is an (image, sample) pair and has its own generator.
 
     Args:
-        seed: of the experiment.
+        seed: seed of the experiment.
         stream: what the numbers are for: POSTERIOR, PRIOR and so on.
         images: image index of each row.
         samples: sample index of each row; None: 0.
@@ -130,10 +130,10 @@ def keyed_generator(seed: int, image: int, sample: int, stream: int, index: int 
 
 
 def kept_share(probability: float) -> float:
-    """Return the share of elements that masks keep: 1 - probability, to the nearest 1/256 and never all or none."""
+    """Return the share of elements that masks keep: 1 - probability, rounded to 1/256, never 0 or 1."""
     return 1 - _least(probability) / 256
 
 
 def _least(probability: float) -> int:
-    """Return the least byte that is kept."""
+    """Return the smallest byte that is kept."""
     return min(max(round(256 * probability), 1), 255)

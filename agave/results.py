@@ -1,4 +1,4 @@
-"""The small result files behind tables and figures: where they lie, how they are read, which command makes a missing one."""
+"""The small result files behind tables and figures: their paths, how they are read, and the command that makes a missing one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CELL_SCHEMA: Schema = {
     "images": "integer",
     "precision": "text",
 }
-"""The first columns of everything that was measured of a cell: which model, and on what."""
+"""The first columns of every measurement of a cell: the model, and the data it was measured on."""
 
 
 def _measured(*quantities: str) -> Schema:
@@ -56,7 +56,7 @@ BOUND_SCHEMA: Schema = {**CELL_SCHEMA, **_measured(*BOUND_QUANTITIES)}
 IWAE_SCHEMA: Schema = {**CELL_SCHEMA, "samples": "integer", **_measured("elbo_bits_per_dim", "iwae_bits_per_dim")}
 """evaluate/CELL/seed~SEED/iwae.csv (one row) and tables/iwae.csv."""
 GROWTH_SCHEMA: Schema = {**CELL_SCHEMA, "samples": "integer", **_measured("iwae_bits_per_dim", "gain")}
-"""evaluate/CELL/seed~SEED/growth.csv, one row a number of samples."""
+"""evaluate/CELL/seed~SEED/growth.csv, one row per number of samples."""
 TABLE_1_SCHEMA: Schema = {
     "model": "text",
     "reference": "text",
@@ -80,7 +80,7 @@ TABLE_1_SCHEMA: Schema = {
     "our_standard_error_on_all_images": "number",
     "our_all_images": "integer",
 }
-"""tables/table1.csv, one row a model; published numbers as they are printed."""
+"""tables/table1.csv, one row per model; published numbers as they are printed."""
 CLAIMS_SCHEMA: Schema = {
     "id": "text",
     "verdict": "text",
@@ -95,7 +95,7 @@ CLAIMS_SCHEMA: Schema = {
     "accepted": "text",
     "comparison_verdict": "text",
 }
-"""claims/claims.csv, one row a comparison."""
+"""claims/claims.csv, one row per comparison."""
 HISTORY_SCHEMA: Schema = {
     "step": "integer",
     "kl": "number",
@@ -154,7 +154,7 @@ def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
 
 
 def claim_inputs(params: Params) -> list[str]:
-    """List the files that the claims are decided by, below results/<preset>/."""
+    """List the files that decide the claims, below results/<preset>/."""
     every, seeds = grid.all_cells(params), params.grid.seeds
     terms = [per_image_path(cell, seed) for cell in every for seed in seeds]
     bounds = [iwae_arrays_path(cell, seed) for cell in grid.table_cells(params) for seed in seeds]
@@ -163,7 +163,7 @@ def claim_inputs(params: Params) -> list[str]:
 
 @dataclass(frozen=True)
 class Results:
-    """What one preset has computed.
+    """The results of one preset.
 
     Attributes:
         params: the parameters of the preset.
@@ -180,18 +180,18 @@ class Results:
         return f"snakemake --cores all results/{self.preset}/{path} --config preset={self.preset}"
 
     def wrong(self, path: str, problem: str) -> UserError:
-        """Return an error about the file `path` that names the command which makes it anew."""
+        """Return an error about the file `path` that names the command which makes it again."""
         return UserError(f"{self.folder / path}: {problem}; make it with: {self.command(path)}")
 
     def table(self, path: str, schema: Schema) -> pd.DataFrame:
         """Read a csv file as a frame.
 
         Args:
-            path: of the file, relative to results/<preset>/.
+            path: path of the file, relative to results/<preset>/.
             schema: its columns and what each holds.
 
         Returns:
-            One row a line; dtypes as `agave.csv_tables.read_table` gives them, missing values as NA.
+            One row per line; dtypes as `agave.csv_tables.read_table` gives them, missing values as NA.
 
         Raises:
             UserError: the file is missing, has no row, lacks a column, or holds a value of another kind.
@@ -206,14 +206,14 @@ class Results:
     def gather(
         self, cells: Sequence[Cell], path_of: Callable[[Cell, int], str], schema: Schema, *, single: bool = True, data_set: str = ""
     ) -> pd.DataFrame:
-        """Read one file a cell and seed of the grid, and put them one below the other.
+        """Read one file per cell and seed of the grid, and join their rows.
 
         Args:
             cells: the models, in the order of the rows.
             path_of: names the file of a cell and seed, for example `bound_path`.
-            schema: of each file.
+            schema: schema of each file.
             single: whether a file has exactly one row.
-            data_set: what all must have been measured on; "": the same, whatever it is.
+            data_set: data set that all must have been measured on; "" accepts any, as long as it is the same for all.
 
         Returns:
             The rows of all files.
@@ -247,7 +247,7 @@ class Results:
             cells: the models.
 
         Returns:
-            One row a cell and seed of the grid, in their order.
+            One row per cell and seed of the grid, in their order.
 
         Raises:
             UserError: the table is missing or older than the grid.
@@ -270,11 +270,11 @@ class Results:
         return str(self.table(BOUNDS, BOUND_SCHEMA)["data_set"].iloc[0])
 
     def images(self, cell: Cell, keys: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
-        """Read images that were drawn for a cell, first seed of the grid.
+        """Read the images that were drawn for a cell with the first seed of the grid.
 
         Args:
             cell: the model.
-            keys: which of the arrays of samples.npz.
+            keys: names of arrays of samples.npz.
 
         Returns:
             For each key the images, uint8 (N, H, W, 3).
@@ -292,7 +292,7 @@ class Results:
         return {key: arrays[key] for key in keys}
 
     def per_image(self, cell: Cell, path_of: Callable[[Cell, int], str]) -> dict[str, NDArray[np.float64]]:
-        """Read what was measured of a cell image by image.
+        """Read the measurements of a cell for each image.
 
         Args:
             cell: the model.
@@ -302,7 +302,7 @@ class Results:
             {term: (seeds, images) or (seeds, images, numbers of samples)}, nats, in the order of the seeds of the grid.
 
         Raises:
-            UserError: a file is missing or damaged, or has other arrays than that of the first seed.
+            UserError: a file is missing or damaged, or has other arrays than the file of the first seed.
         """
         paths = [path_of(cell, seed) for seed in self.params.grid.seeds]
         found = [{name: array for name, array in self._arrays(path).items() if name != "samples"} for path in paths]
@@ -316,13 +316,13 @@ class Results:
         return self._bits(-self._term(cell, per_image_path, "log_prob_x"))
 
     def bits_on_the_same_images(self, cells: Sequence[Cell]) -> NDArray[np.float64]:
-        """Return what Table 1 compares: importance-sampled bounds, and exact values of models without latent variables.
+        """Return the values that Table 1 compares: importance-sampled bounds, and exact values of models without latent variables.
 
         Args:
             cells: C models of the table.
 
         Returns:
-            (seeds, images, C), bits/dim of x, on the images that all of them were measured on: the first of the test images.
+            (seeds, images, C), bits/dim of x, on the images that all of them were measured on, the first test images.
 
         Raises:
             UserError: a result is missing, damaged or of other images.

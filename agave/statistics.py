@@ -1,4 +1,4 @@
-"""The uncertainty of a mean over test images and training seeds, defined once for tables, figures and claims."""
+"""The standard error of a mean over test images and training seeds, defined once for tables, figures and claims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def standard_error_of_images(values: Sequence[float]) -> float | None:
     """Return the standard error of a mean over images.
 
     Args:
-        values: one a test image, of one model.
+        values: one value per test image, for one model.
 
     Returns:
         Standard deviation (n - 1 in the denominator) / sqrt(n), in the unit of the values; None for a single image.
@@ -32,16 +32,16 @@ def standard_error_of_images(values: Sequence[float]) -> float | None:
 def standard_error(means: Sequence[float], of_images: Sequence[float]) -> float:
     """Return the standard error of a mean over images and seeds.
 
-    All seeds are measured on the same images, so the error that comes from the choice of the images does not shrink with the
-    number of seeds; the error that comes from training does. Added in quadrature:
-    sqrt(mean_s(of_images_s^2) + variance_s(mean_s) / S), the second term only for S > 1.
+    All seeds are measured on the same images, so the error due to the choice of images does not shrink with the number of seeds,
+    while the error due to training does. The two are added in quadrature:
+    sqrt(mean_s(of_images_s^2) + variance_s(mean_s) / S), with the second term only for S > 1.
 
     Args:
-        means: over images, one a seed.
-        of_images: standard errors over images, one a seed, in the same unit; NaN where there is a single image.
+        means: means over images, one per seed.
+        of_images: standard errors over images, one per seed, in the same unit; NaN where there is a single image.
 
     Returns:
-        The standard error, in the same unit; NaN where a standard error over images is.
+        The standard error, in the same unit; NaN if a standard error over images is NaN.
 
     Raises:
         ValueError: there are no seeds, or the lengths differ.
@@ -59,13 +59,13 @@ def over_seeds(table: pd.DataFrame, quantity: str, by: Sequence[str] = ("cell",)
     """Average a quantity over seeds, with its standard error over images and seeds.
 
     Args:
-        table: one row a seed, with a column of the quantity's name, the mean over images, and one of that name with
-            "_standard_error" at its end, the standard error over images.
-        quantity: which.
-        by: the columns that tell apart what is averaged separately.
+        table: one row per seed. The column `quantity` has the mean over images, the column `quantity`_standard_error the standard error
+            over images.
+        quantity: name of the column.
+        by: columns that identify the groups which are averaged separately.
 
     Returns:
-        One row a group in the order of the table, indexed by `by`: columns `value`, `standard_error` and `seeds`.
+        One row per group in the order of the table, indexed by `by`: columns `value`, `standard_error` and `seeds`.
     """
     groups = table.groupby(list(by), sort=False, dropna=False)
     means = groups.agg(value=(quantity, "mean"), seeds=(quantity, "size"))

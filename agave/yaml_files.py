@@ -1,8 +1,8 @@
-"""Read YAML strictly: every value knows its line, and nothing is taken for something else than it looks like.
+"""Read YAML strictly: every value knows its line, and no value is read as something else than it looks like.
 
 YAML 1.1 reads `010` as 8, `12:30` as 750, `yes` as true and `5e-3` as text, silently keeps the last of two equal keys, and other
-readers of the same file (YAML 1.2) disagree. Here equal keys, keys that are no text, anchors and tags are errors, and a value that
-looks like something else than it means is returned as `Ambiguous`, which no number and no truth value accepts.
+readers of the same file (YAML 1.2) disagree. Here equal keys, keys that are not text, anchors and tags are errors, and a value that
+looks like something else than it means is returned as `Ambiguous`, which is accepted neither as a number nor as a truth value.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Document(dict[str, Any]):
 
 
 class Ambiguous(str):
-    """A value without quotes that readers of YAML take for different things.
+    """A value without quotes that different readers of YAML read differently.
 
     Attributes:
-        reading: what it is taken for, to follow "is" in a message.
+        reading: how it is read, in words that follow "is" in a message.
     """
 
     reading: str
@@ -60,12 +60,12 @@ def read_yaml(path: str | Path, accepted: str) -> Document:
         accepted: what the file should be, for messages.
 
     Raises:
-        UserError: the file cannot be read, is no YAML, holds no mapping, or has equal keys, keys that are no text, anchors or tags.
+        UserError: the file cannot be read, is not YAML, holds no mapping, or has equal keys, keys that are no text, anchors or tags.
     """
     try:
         return parse_yaml(Path(path).read_text(encoding="utf-8-sig"), str(path), accepted)
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start}); {accepted}") from None
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); {accepted}") from None
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -77,7 +77,7 @@ def parse_yaml(text: str, name: str, accepted: str) -> Document:
 
     Args:
         text: the text.
-        name: of the file, for messages.
+        name: name of the file, for messages.
         accepted: what the file should be, for messages.
 
     Raises:
@@ -94,15 +94,15 @@ def parse_yaml(text: str, name: str, accepted: str) -> Document:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         where = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
-        raise UserError(f"{name}: {where}no valid YAML: {_words(error.context, error.problem)}; {accepted}") from None
+        raise UserError(f"{name}: {where}not valid YAML: {_words(error.context, error.problem)}; {accepted}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{name}: no valid YAML: {_words(str(error))}; {accepted}") from None
+        raise UserError(f"{name}: not valid YAML: {_words(str(error))}; {accepted}") from None
     except RecursionError:
         raise UserError(f"{name}: nested too deeply; {accepted}") from None
 
 
 class _Walk:
-    """Turns the nodes of one file into values."""
+    """The conversion of the nodes of one file into values."""
 
     def __init__(self, loader: Any, name: str) -> None:
         self.loader, self.name = loader, name
@@ -147,7 +147,7 @@ class _Walk:
             return key
         shown = f"{node.value} is {described(key)}" if isinstance(node, yaml.ScalarNode) else "a list or mapping"
         within = f"in {dotted(keys)} " if keys else ""
-        raise self.wrong(node, f"a key {within}that is no text: {shown}; accepted: a name that begins with a letter")
+        raise self.wrong(node, f"a key {within}that is not text: {shown}; accepted: a name that begins with a letter")
 
     def scalar(self, node: yaml.ScalarNode, keys: Keys) -> Any:
         plain = not node.style  # None or '', by the parser
@@ -163,7 +163,7 @@ class _Walk:
 
 
 def _plain(text: str, kind: str) -> Any:
-    """The value of a scalar without quotes that YAML 1.1 takes for `kind`."""
+    """Return the value of a scalar without quotes that YAML 1.1 reads as `kind`."""
     if kind == "null":
         return None
     if kind == "bool":
@@ -193,7 +193,7 @@ def _plain(text: str, kind: str) -> Any:
 
 
 def described(value: Any) -> str:
-    """Return what a value is, to follow "is" in a message: "text", "a truth value", "a number", "empty", "a list", "a block"."""
+    """Describe a value in words that follow "is" in a message, for example "text", "a truth value", "a number", "a list"."""
     if isinstance(value, Ambiguous):
         return value.reading
     kinds: tuple[tuple[type, str], ...] = ((str, "text"), (bool, "a truth value"), (int, "a number"), (float, "a number"), (list, "a list"))
@@ -201,7 +201,7 @@ def described(value: Any) -> str:
 
 
 def quoted(value: Any) -> Any:
-    """Return a value that shall be text.
+    """Return a value that must be text.
 
     Raises:
         ValueError: it is ambiguous without quotes.
@@ -216,5 +216,5 @@ def _words(*parts: str | None) -> str:
 
 
 def dotted(keys: Keys) -> str:
-    """Return a place in a file as text, on one line whatever its keys are."""
+    """Return a place in a file as text on one line, whatever its keys are."""
     return ".".join(str(key) if str(key).isprintable() else repr(key) for key in keys) or "the file"

@@ -35,13 +35,13 @@ ABOUT = "The paper's experiments on CIFAR-10, sized for a GPU cluster."
 
 
 def origin(extra: Any) -> str:
-    """Where a value comes from, as a mark."""
+    """Return the mark that says where a value comes from."""
     extra = extra or {}
     return " ".join([*(["*open*"] if "open" in extra else []), *([f"*paper, {extra['paper']}*"] if "paper" in extra else [])])
 
 
 def value_at(block: Any, keys: list[str]) -> Any:
-    """The value of a preset at these keys.
+    """Return the value of a preset at these keys.
 
     Raises:
         KeyError: the preset does not set it.
@@ -52,14 +52,14 @@ def value_at(block: Any, keys: list[str]) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value of params.yaml, lists of blocks among them."""
+    """Return a value of params.yaml as text; it may be a list of blocks."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {shown(entry)}" for key, entry in value.items()) + "}"
     return f"[{', '.join(map(shown, value))}]" if isinstance(value, list) else plain(value)
 
 
 def differing(document: dict[str, Any], keys: list[str]) -> str:
-    """The values of the presets that set this key themselves."""
+    """Return the values of the presets that set this key themselves."""
     cells = []
     for preset in [name for name in document if name not in ("preset", COMPLETE)]:
         with contextlib.suppress(KeyError):
@@ -68,7 +68,7 @@ def differing(document: dict[str, Any], keys: list[str]) -> str:
 
 
 def section(document: dict[str, Any], values: BaseModel, keys: list[str], description: str) -> Iterator[str]:
-    """A block: its description, then one row a key, then the blocks in it."""
+    """Yield the lines of a block: its description, then one row per key, then the blocks in it."""
     rows, below = [], []
     for name, field in type(values).model_fields.items():
         path, value = [*keys, name], getattr(values, name)
@@ -87,7 +87,7 @@ def section(document: dict[str, Any], values: BaseModel, keys: list[str], descri
 
 
 def document() -> str:
-    """The whole page."""
+    """Return the whole page."""
     read_document, values = read(ROOT / "params.yaml"), Params()
     parts = [HEADER.rstrip()]
     for name, field in Params.model_fields.items():
@@ -96,7 +96,7 @@ def document() -> str:
 
 
 def parameters() -> str:
-    """params.yaml with the preset `paper` as agave/config.py describes it; the rest of the file is left as it is."""
+    """Return params.yaml with the preset `paper` as agave/config.py describes it; the rest of the file is unchanged."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     own = re.compile(rf"^{COMPLETE}:.*\n(?:(?: .*)?\n)*?(?=\S)", re.MULTILINE)
     made, number = own.subn(lambda _: template(Params(), COMPLETE, ABOUT) + "\n", text, count=1)

@@ -25,7 +25,7 @@ class Step:
         does: what it does, in a few words.
         writes: its main files, as they are named in its folder.
         place: column (0 to 2; a half is between two) and row.
-        colours: of the box.
+        colours: fill and frame of the box.
     """
 
     reads: tuple[str, ...]
@@ -61,7 +61,7 @@ INPUTS = {
 
 
 def steps() -> dict[str, Step]:
-    """The steps of the project, in data-flow order.
+    """Return the steps of the project, in data-flow order.
 
     Raises:
         KeyError: a step of the project is not described here.
@@ -73,7 +73,7 @@ def steps() -> dict[str, Step]:
 
 
 def arrows(known: dict[str, Step]) -> list[tuple[str, str]]:
-    """From where to where; what an arrow by way of another step already says is left out."""
+    """Return the arrows as (from, to), without those that other arrows already imply."""
 
     def before(name: str) -> set[str]:
         return {earlier for read in known[name].reads for earlier in {read, *before(read)}}
@@ -82,12 +82,12 @@ def arrows(known: dict[str, Step]) -> list[tuple[str, str]]:
 
 
 def corner(place: tuple[float, int]) -> tuple[float, float]:
-    """Left and top edge of the box at a place."""
+    """Return the left and top edge of the box at a place."""
     return 8 + place[0] * (WIDTH + 24), 8 + place[1] * (HEIGHT + GAP)
 
 
 def box(name: str, lines: list[str], place: tuple[float, int], colours: tuple[str, str]) -> str:
-    """A box: name, what it does, files."""
+    """Return a box with its name, what it does, and its files."""
     left, top = corner(place)
     top += 0 if len(lines) > 1 else 22
     middle = left + WIDTH / 2
@@ -102,7 +102,7 @@ def box(name: str, lines: list[str], place: tuple[float, int], colours: tuple[st
 
 
 def arrow(start: tuple[float, int], end: tuple[float, int]) -> str:
-    """From the bottom of a box to the top of one further down: straight, and bent in the last gap between two rows."""
+    """Return an arrow from the bottom of a box to the top of one further down: straight, and bent in the last gap between rows."""
     (left, top), (end_left, end_top) = corner(start), corner(end)
     shift = max(-70.0, min(70.0, (end_left - left) / 4))
     x, end_x = left + WIDTH / 2 + shift, end_left + WIDTH / 2 - shift
@@ -112,7 +112,7 @@ def arrow(start: tuple[float, int], end: tuple[float, int]) -> str:
 
 
 def picture() -> str:
-    """The whole SVG file: boxes light, text in them dark, arrows grey, so that it can be read on a white and on a dark page."""
+    """Return the SVG file. Boxes are light, text in them dark and arrows grey, so that it can be read on a white and on a dark page."""
     known = steps()
     rows = max(step.place[1] for step in known.values()) + 1
     width, height = corner((3, rows))

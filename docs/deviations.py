@@ -24,7 +24,7 @@ TAG = re.compile(r"#\s*PAPER:\s*(.*)")
 
 
 def choices(model: type[BaseModel], name: str) -> Iterator[str]:
-    """The parameters that the paper leaves open or that depart from it, each with the reason for its value."""
+    """Yield the parameters that the paper leaves open or that depart from it, each with the reason for its value."""
     for key, field in model.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         if "open" in extra:
@@ -34,7 +34,7 @@ def choices(model: type[BaseModel], name: str) -> Iterator[str]:
 
 
 def tags(path: Path) -> Iterator[str]:
-    """The text of each tag of a file; lines below it that are only comment continue it."""
+    """Yield the text of each tag of a file; comment lines below it continue it."""
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         match = TAG.search(line)
@@ -50,7 +50,7 @@ def tags(path: Path) -> Iterator[str]:
 
 
 def document() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [HEADER, "\n## params.yaml\n", *choices(Params, COMPLETE)]
     for path in [*sorted((ROOT / "agave").rglob("*.py")), *sorted((ROOT / "workflow").rglob("*.smk"))]:
         rows = list(tags(path))

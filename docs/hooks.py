@@ -18,7 +18,7 @@ SHOWN_AS_THEY_ARE = {".pdf", ".png", ".svg"}
 
 
 def _copy_of(path: str) -> str:
-    """Where the copy of a file of the repository lies in the site."""
+    """Return the path of the copy of a file of the repository in the site."""
     name = posixpath.normpath(path)
     return f"repository/{name}" if Path(name).suffix in SHOWN_AS_THEY_ARE else f"repository/{name}.txt"
 

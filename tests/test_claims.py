@@ -56,7 +56,7 @@ def test_every_claim_of_the_paper_is_there_once_and_every_word_of_the_vocabulary
         ("{kl_weight: 12}", "{kind: pixelcnn_pp, kl_weight: 12}", r"accepted: a value for agave and vae, none for pixelcnn_pp"),
         ("needs: published", "needs: luck", "C1: needs"),
         ("- id: C2\n", "- id: C1\n", "given twice"),
-        ("- id: C1\n", "  id: C1\n", "no valid YAML"),
+        ("- id: C1\n", "  id: C1\n", "not valid YAML"),
     ],
 )
 def test_a_wrong_file_is_named_with_the_claim(old, new, problem, tmp_path):

@@ -173,7 +173,7 @@ def test_dry_run_prints_the_resolved_options_and_writes_nothing(run, arguments, 
     ("arguments", "message"),
     [
         (["config", "--preset", "dmeo"], "no preset 'dmeo'; accepted: paper"),
-        (["joint", "kl_weight~2", "--data", "d", "--output", "o"], "is no cell name; accepted"),
+        (["joint", "kl_weight~2", "--data", "d", "--output", "o"], "is not a cell name; accepted"),
         (["joint", CELL, "--preset", "tiny", "--data", "d", "--output", "o"], "needs pretrained weights; give --vae FILE"),
         (["pretrain", "gan", "--data", "d", "--output", "o"], "'gan' is not one of 'vae', 'pixelcnn_pp'"),
         (
@@ -288,7 +288,7 @@ def test_models_of_another_kind_are_refused(run, prepared, trained, tmp_path):
     truncated = tmp_path / "truncated.safetensors"
     truncated.write_bytes((trained / "joint" / "model.safetensors").read_bytes()[:-100])
     result = run("evaluate", "bound", CELL, "--model", truncated, *common)
-    assert result.exit_code == 1 and "truncated or no safetensors file" in result.output
+    assert result.exit_code == 1 and "truncated, or not a safetensors file" in result.output
     swapped = ["--vae", trained / "pixelcnn_pp" / "model.safetensors", "--pixelcnn-pp", trained / "vae" / "model.safetensors"]
     result = run("joint", CELL, *common, "--state-dir", tmp_path / "w", *swapped)
     assert result.exit_code == 1 and "weights of another architecture" in result.output

@@ -54,7 +54,7 @@ def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
         ("demo.grid.levels", [256, 256], "names a value twice"),
         ("demo.grid.kl_weights", [-1, 12], r"demo.grid.kl_weights.0: -1; accepted: a number from 0 to 1000$"),
         ("demo.grid.kl_weights", [1, 2], "table_kl_weight 12 is not in kl_weights; accepted: one of"),
-        ("demo.grid.resolutions", [{"resolution": 10, "kl_weight": 1}], "resolution 10 is no half or quarter .* accepted: 16, 8"),
+        ("demo.grid.resolutions", [{"resolution": 10, "kl_weight": 1}], "resolution 10 is neither a half nor a quarter .* accepted: 16, 8"),
         ("demo.prepare.image_size", 33, "image_size 33 is not divisible by 2, .*; accepted: multiples of 2"),
         ("demo.joint.stepz", 1, "demo.joint.stepz: unknown key; accepted: steps, batch"),
         ("demo.jiont", {}, "demo.jiont: unknown key; accepted: prepare, model"),
@@ -108,7 +108,7 @@ def test_wrong_preset_and_broken_files(tmp_path, document):
     with pytest.raises(ConfigError, match="cannot be read"):
         config.load(tmp_path / "absent.yaml")
     (tmp_path / "broken.yaml").write_text("preset: [")
-    with pytest.raises(ConfigError, match="no valid YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         config.load(tmp_path / "broken.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="holds no mapping"):
@@ -191,9 +191,9 @@ def edited(root, tmp_path):
             "latent: 4, published_init: yes}",
             "tiny.model.vae.published_init: yes is a truth value .*; accepted: true or false",
         ),
-        ("source: photos", "? {source: photos}\n    : 1", "a key in tiny.prepare that is no text: a list or mapping"),
-        ("tiny:", "2024:", "a key that is no text: 2024 is a number; accepted: a name that begins with a letter"),
-        ("tiny:", "on:", "a key that is no text: on is a truth value"),
+        ("source: photos", "? {source: photos}\n    : 1", "a key in tiny.prepare that is not text: a list or mapping"),
+        ("tiny:", "2024:", "a key that is not text: 2024 is a number; accepted: a name that begins with a letter"),
+        ("tiny:", "on:", "a key that is not text: on is a truth value"),
         ("tiny:", "'on':", "on: no name for a preset; accepted: letters, digits, _ and - after a first letter, and no truth value"),
         ("tiny:", "a/b:", "a/b: no name for a preset"),
         ("tiny:", "images:", "images: an option of the command line has this name; accepted: another name for a preset"),
@@ -203,7 +203,7 @@ def edited(root, tmp_path):
         ("preset: demo", "preset: 5", "preset: 5; accepted: the name of a preset"),
         ("path: null", "path: 010", "paper.prepare.path: 010 is octal .*; accepted: text, this one in quotes"),
         ("  grid:\n    kl_weights: [2", "  grid: &a\n    kl_weights: [2, *a", "an anchor .* accepted: the value written out"),
-        ("  grid:\n    kl_weights: [2", "  grid:\n\tkl_weights: [2", "no valid YAML: .*; accepted: a YAML file of presets"),
+        ("  grid:\n    kl_weights: [2", "  grid:\n\tkl_weights: [2", "not valid YAML: .*; accepted: a YAML file of presets"),
     ],
 )
 def test_what_yaml_reads_as_something_else_is_refused_with_its_line(edited, root, old, new, message):
@@ -309,7 +309,7 @@ def test_every_parameter_is_described_in_a_sentence():
     [
         ("kl_weight~1-levels~3-resolution~32", "levels 3 does not divide 256"),
         ("kl_weight~1-levels~2-resolution~5", "resolution 5; accepted: 32, 16 or 8"),
-        ("kl_weight~1.2.3-levels~2-resolution~32", "is no cell name"),
+        ("kl_weight~1.2.3-levels~2-resolution~32", "is not a cell name"),
     ],
 )
 def test_cells_that_cannot_be_trained_are_refused(name, message):
@@ -319,13 +319,13 @@ def test_cells_that_cannot_be_trained_are_refused(name, message):
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "bytes.yaml").write_bytes(b"preset: \xff\xfe")
-    with pytest.raises(ConfigError, match="no UTF-8 text"):
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
         config.load(tmp_path / "bytes.yaml")
 
 
 @pytest.mark.parametrize("name", ["kl_weight~1", "kl_weight~x-levels~2-resolution~32", "../joint", "VAE", ""])
 def test_wrong_cell_names_are_refused(name):
-    with pytest.raises(ValueError, match="is no cell name; accepted"):
+    with pytest.raises(ValueError, match="is not a cell name; accepted"):
         grid.parse_cell(name, 32)
 
 

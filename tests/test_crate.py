@@ -211,7 +211,7 @@ def test_changed_claims_are_refused(checkout: Path, params: Params) -> None:
     [
         ("claims/run.json", r"claims/run.json: missing; make it with: snakemake .*results/tiny/claims/run.json"),
         ("trainings/runs.jsonl", r"runs.jsonl: missing; make it with: snakemake .*results/tiny/trainings/runs.jsonl"),
-        ("figures/figure4.png", r"figure4.png: missing; make it anew with: snakemake"),
+        ("figures/figure4.png", r"figure4.png: missing; make it again with: snakemake"),
     ],
 )
 def test_what_is_missing_is_named_with_the_command_that_makes_it(missing: str, message: str, checkout: Path, params: Params) -> None:

@@ -240,7 +240,7 @@ def test_pickles_are_never_opened(tmp_path):
 
     for suffix in ("npy", "npz"):
         (tmp_path / f"bad.{suffix}").write_bytes(pickle.dumps(Trap()))
-        with pytest.raises(UserError, match=f"bad.{suffix}: not a whole NumPy file"):
+        with pytest.raises(UserError, match=f"bad.{suffix}: not a complete NumPy file"):
             prepare(params(), tmp_path / "out", images=tmp_path / f"bad.{suffix}")
     assert not (tmp_path / "sprung").exists()
 
@@ -363,7 +363,7 @@ def test_load_notices_every_kind_of_damage(tmp_path):
     other = io.BytesIO()
     np.save(other, some_images(12, 8))
     damages = {
-        "test.npy": {whole[:-1]: "not a whole NumPy file", changed: "SHA-256", other.getvalue(): r"\(12, 8, 8, 3\)", None: "not there"},
+        "test.npy": {whole[:-1]: "not a complete NumPy file", changed: "SHA-256", other.getvalue(): r"\(12, 8, 8, 3\)", None: "not there"},
         "manifest.json": {
             b"{": "not a manifest",
             b"{}": "not a manifest",

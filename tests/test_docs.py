@@ -1,5 +1,6 @@
 """The pages: generated ones are up to date, links lead somewhere, the site asks no other server."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -15,6 +16,8 @@ from agave.models import make_model
 from agave.models.files import describe_model
 from agave.runtime.checkpoints import write_tensors
 from agave.steps import STEPS, records, trainings
+
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +125,7 @@ def test_the_python_of_the_pages_runs(root, page, tmp_path, monkeypatch, capsys)
     data, weights = re.findall(r'"(results/demo/\S+)"', code)
     params, tiny = (config.load(root / "params.yaml", preset) for preset in ("demo", "tiny"))
     params = params.model_copy(update={"model": tiny.model})
-    cell = grid.parse(weights.split("/")[3], params.prepare.image_size)
+    cell = grid.parse_cell(weights.split("/")[3], params.prepare.image_size)
     assert cell in grid.all_cells(params)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -142,6 +145,17 @@ def test_the_python_of_the_pages_runs(root, page, tmp_path, monkeypatch, capsys)
         assert len([line for line in code.splitlines() if line]) <= 10
     else:
         assert capsys.readouterr().out == "agave elbo\n"
+
+
+def test_words_of_the_house(root):
+    """CPU, never processor; descriptions of arguments name a thing and do not begin with "of"."""
+    for path in (root / "agave").rglob("*.py"):
+        docstrings = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, DOCUMENTED)]
+        for text in docstrings:
+            assert not re.search(r"\bprocessors?\b", text), f"{path}: {text}"
+            assert not re.search(r"^ {4}\S+: of ", text, re.MULTILINE), f"{path}: {text}"
+    for page in [*root.glob("*.md"), *(root / "docs").glob("*.md")]:
+        assert not re.search(r"\bprocessors?\b", page.read_text()), page.name
 
 
 def test_citation_and_licence(root):

@@ -194,7 +194,7 @@ def test_gathered_shards_are_the_whole(run, tmp_path):
         result = run("gather", 3)
         assert result.exit_code == 1 and message in result.output
     path.write_bytes(path.read_bytes()[:100])
-    assert "not a whole .npz file" in run("gather", 3).output
+    assert "not a complete .npz file" in run("gather", 3).output
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_wrong_checkpoints_are_refused(run, params, weights, images, tmp_path):
     other, truncated = tmp_path / "other.safetensors", tmp_path / "truncated.safetensors"
     write_tensors(other, state, describe_model(grid.parse_cell(CELL, 16), params))
     truncated.write_bytes(weights.read_bytes()[:-100])
-    for model, message in ((other, "weights of another architecture"), (truncated, "truncated or no safetensors file")):
+    for model, message in ((other, "weights of another architecture"), (truncated, "truncated, or not a safetensors file")):
         for arguments in (["bound"], ["iwae"]):
             result = run(*arguments, model=model)
             assert result.exit_code == 1 and message in result.output

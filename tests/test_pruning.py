@@ -95,7 +95,7 @@ def test_set_aside_loses_nothing_and_can_be_undone(params: Params, tmp_path: Pat
     again = results / "sample/kl_weight~2-levels~256-resolution~8/seed~0/samples.npz"
     again.parent.mkdir(parents=True)
     again.write_text("newer")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         prune.set_aside(["sample/kl_weight~2-levels~256-resolution~8/seed~0"], results, aside)
     assert again.read_text() == "newer"
 

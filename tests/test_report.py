@@ -109,8 +109,8 @@ def test_pages_load_nothing_and_run_nothing(params: Params, results: Path) -> No
 def test_what_is_missing_or_damaged_is_named(params: Params, results: Path, path: str) -> None:
     file = results / path
     if file.suffix != ".md":
-        missing = "lacks 'name'" if path == "prepare/manifest.json" else r"is no run record \(step: field required\)|names no folder"
-        for text, problem in (("{", "is not JSON"), ("[]", "is no (run record|manifest)"), ("{}", missing)):
+        missing = "lacks 'name'" if path == "prepare/manifest.json" else r"is not a run record \(step: field required\)|names no folder"
+        for text, problem in (("{", "is not JSON"), ("[]", "is not a (run record|manifest)"), ("{}", missing)):
             file.write_text(text)
             with pytest.raises(UserError, match=problem):
                 pages(params, results)

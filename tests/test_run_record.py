@@ -60,7 +60,7 @@ def test_a_record_is_read_as_it_was_written_and_what_is_none_is_refused(checkout
     record = written(checkout / "run.json", parameters=7)
     assert record.model_extra == {"parameters": 7} and record.step == "tables" and record.folder == "."
     assert RunRecord.parse(json.dumps(record.as_json()).encode(), path="run.json") == record
-    for change, problem in (({"step": "draw"}, "step: .*'draw' is no step"), ({"inputs": {"a": {}}}, "inputs.a.file: field required")):
+    for change, problem in (({"step": "draw"}, "step: .*'draw' is not a step"), ({"inputs": {"a": {}}}, "inputs.a.file: field required")):
         with pytest.raises(ValueError, match=problem):
             RunRecord.parse(json.dumps(record.as_json() | change).encode(), path="run.json")
 

@@ -50,6 +50,6 @@ def test_wrong_files_are_refused_and_nothing_is_written(model, tmp_path, root, d
         source.write_text("")
     options = ["--params", str(root / "params.yaml"), "--preset", "tiny", "--output", str(tmp_path / "o")]
     result = CliRunner().invoke(main, ["import-weights", str(source), *options])
-    expected = {"another network": "missing", "truncated": "not a whole .npz file", "ending": "accepted endings: .npz, .safetensors"}
+    expected = {"another network": "missing", "truncated": "not a complete .npz file", "ending": "accepted endings: .npz, .safetensors"}
     assert result.exit_code == 1 and expected[damage] in result.output and "Traceback" not in result.output
     assert not (tmp_path / "o").exists()

@@ -17,7 +17,7 @@ __all__ = ["Comparison", "Decision", "comparison_text", "counts", "decide", "dec
 
 
 def write_claims(params: Params, preset: str, results: Path, path: Path) -> list[Decision]:
-    """Decide all claims and write claims/claims.csv (a line a comparison) and claims/claims.md (a line a claim) below `results`.
+    """Decide all claims and write claims/claims.csv (one row per comparison) and claims/claims.md (one row per claim) below `results`.
 
     Args:
         params: the parameters of the preset.

@@ -20,7 +20,7 @@ def _last(names: list[str]) -> Labelled:
 
 
 def _between(names: list[str], pairs: Sequence[tuple[int, int]]) -> Labelled:
-    """Return one row a pair (minus, plus) of models."""
+    """Return one row per pair (minus, plus) of models."""
     identity = np.eye(len(names))
     matrix = np.array([identity[plus] - identity[minus] for minus, plus in pairs]).reshape(len(pairs), len(names))
     return [f"{names[minus]} → {names[plus]}" for minus, plus in pairs], matrix
@@ -43,4 +43,4 @@ COMPARISONS: dict[str, Callable[[list[str]], Labelled]] = {
     "others_minus_first": lambda names: _between(names, [(0, i) for i in range(1, len(names))]),
     "last_minus_first": lambda names: _between(names, [(0, len(names) - 1)] if len(names) > 1 else []),
 }
-"""Their names -> a function of the models' names, in order: labels (C,) and matrix (C, models); no row for too few models."""
+"""Functions by name: each maps the names of the models to labels (C,) and a matrix (C, models), without rows for too few models."""

@@ -1,7 +1,7 @@
 """Decide claims by intervals over test images and training seeds.
 
-A claim is never decided by a bare comparison of two numbers. Every comparison is a function of means over images and seeds; both
-are drawn again many times, the same draws for all models of a comparison, and the middle 95 % of what comes out is its interval.
+A claim is never decided by comparing just two numbers. Every comparison is a function of means over images and seeds. Both are drawn
+again many times, with the same draws for all models of a comparison, and the middle 95 % of the outcomes are its interval.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Comparison:
     """The outcome of one comparison.
 
     Attributes:
-        test: which it belongs to.
-        label: what was compared.
+        test: test that it belongs to.
+        label: models that were compared, in words.
         value: over all images and seeds.
         low: lower end of the interval; equal to the value where nothing was sampled.
         high: upper end of it.
-        verdict: of this comparison alone.
+        verdict: verdict of this comparison alone.
     """
 
     test: Test
@@ -53,13 +53,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """A claim and what became of it.
+    """A claim and its verdict.
 
     Attributes:
         claim: as in claims.yaml.
-        verdict: of all its comparisons together.
+        verdict: verdict of all its comparisons together.
         comparisons: empty if it is not testable.
-        basis: images and seeds that it rests on, or why it is not testable.
+        basis: images and seeds that it is based on, or why it is not testable.
     """
 
     claim: Claim
@@ -69,7 +69,7 @@ class Decision:
 
 
 def short_name(cell: Cell, params: Params) -> str:
-    """Return how a comparison names a cell."""
+    """Return the name of a cell in comparisons."""
     if cell.kind != "agave":
         return "VAE" if cell.kind == "vae" else "PixelCNN++"
     parts = [f"λ {cell.kl_weight:g}"]
@@ -79,10 +79,10 @@ def short_name(cell: Cell, params: Params) -> str:
 
 
 def decide(claim: Claim, evidence: Evidence) -> Decision:
-    """Decide what the results of a preset say about a claim.
+    """Decide a claim by the results of a preset.
 
-    It holds if every interval lies within what is accepted. It does not hold if one lies outside, at a confidence shared among the
-    comparisons of the claim (Bonferroni), so that many comparisons do not refute a claim by chance.
+    The claim holds if every interval lies within the accepted range. It does not hold if one interval lies outside, at a confidence
+    shared among the comparisons of the claim (Bonferroni), so that many comparisons do not refute a claim by chance.
 
     Args:
         claim: as in claims.yaml.
@@ -116,7 +116,7 @@ def decide(claim: Claim, evidence: Evidence) -> Decision:
 
 
 def _compared(test: Test, measured: Measured, labels: list[str], matrix: Values, number: int) -> list[Comparison]:
-    """Return the comparisons of a test, one of so many of the claim."""
+    """Return the comparisons of a test; `number` is that of all comparisons of the claim."""
     levels = (CONFIDENCE, 1 - (1 - CONFIDENCE) / number)
     value, ends = crossed_bootstrap(measured.samples, lambda means: measured.reduce(means) @ matrix.T, levels)
     scale = np.abs(measured.reduce(measured.samples.mean((0, 1)))) @ np.abs(matrix).T
@@ -136,7 +136,8 @@ def settled(numbers: Values, scale: float, accept: Accept) -> list[float]:
         accept: the limits.
 
     Returns:
-        The numbers; 0 or a limit where they equal it by `ROUNDING`, all the value where the intervals are a point by it.
+        The numbers, with 0 or a limit in place of those that equal it up to `ROUNDING`, and all equal to the value if the intervals are
+        a point up to `ROUNDING`.
     """
     if np.ptp(numbers) <= ROUNDING * scale:
         numbers = np.full_like(numbers, numbers[0])
@@ -148,9 +149,9 @@ def settled(numbers: Values, scale: float, accept: Accept) -> list[float]:
 
 
 def _verdict(accept: Accept, interval: tuple[float, float], wide: tuple[float, float]) -> Verdict:
-    """Judge a comparison by its interval, and by a wider one that must miss altogether to refute it."""
+    """Judge a comparison by its interval, and by a wider one that must lie outside entirely to refute it."""
     least, most = accept.range
-    closed = accept.within is not None  # of "above 0" 0 itself is no part
+    closed = accept.within is not None  # "above 0" does not include 0 itself
     if (least <= interval[0] and interval[1] <= most) if closed else (least < interval[0] and interval[1] < most):
         return "holds"
     misses = wide[0] > most or wide[1] < least

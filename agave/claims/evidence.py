@@ -1,4 +1,4 @@
-"""What the claims are decided by: results of a preset, measured image by image, and properties of the networks themselves."""
+"""The evidence for the claims: results of a preset, measured for each image, and properties of the networks themselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arrays = Mapping[str, Values]
 
 
 class NotTestableError(Exception):
-    """The preset lacks what a claim needs; the message says what."""
+    """Raised when a preset lacks what a claim needs; the message says what."""
 
 
 def _only(means: Values) -> Values:
@@ -35,9 +35,9 @@ class Measured:
 
     Attributes:
         samples: (seeds, images, C, k): k numbers for each image of each seed.
-        reduce: means over seeds and images (..., C, k) -> what is compared (..., C).
-        basis: on how much it rests, in words.
-        labels: of what was measured where that is no cell.
+        reduce: function from means over seeds and images (..., C, k) to what is compared (..., C).
+        basis: number of images and seeds, in words.
+        labels: names of what was measured, where these are not cells.
     """
 
     samples: Values
@@ -50,7 +50,7 @@ class Evidence:
     """The results of one preset, as measurements.
 
     Args:
-        results: where they lie.
+        results: the results of the preset.
     """
 
     def __init__(self, results: Results) -> None:
@@ -67,7 +67,7 @@ class Evidence:
         """Take a measurement.
 
         Args:
-            name: of it, one of `MEASURES`.
+            name: name of the measurement, one of `MEASURES`.
             chosen: the cells; none for a property of the networks.
 
         Raises:
@@ -83,7 +83,7 @@ class Evidence:
 
     @cache  # noqa: B019
     def images(self, cell: Cell, *keys: str) -> dict[str, measures.Images]:
-        """Read images that were drawn for a cell, first seed."""
+        """Read the images that were drawn for a cell with the first seed."""
         return self.results.images(cell, list(keys))
 
     def together(self, values: Sequence[Values], reduce: Callable[[Values], Values] = _only) -> Measured:
@@ -95,7 +95,7 @@ class Evidence:
         """
         shaped = [one if one.ndim == 3 else one[..., None] for one in values]
         if len({one.shape for one in shaped}) > 1:
-            raise UserError(f"{self.results.folder}: cells with different numbers of images or seeds; evaluate and sample them anew")
+            raise UserError(f"{self.results.folder}: cells with different numbers of images or seeds; evaluate and sample them again")
         seeds, images = shaped[0].shape[:2]
         if seeds * images == 1:
             raise NotTestableError("one image and one seed: nothing to draw an interval from")
@@ -145,7 +145,7 @@ def _iwae_gain(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
 
 
 def _identity(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
-    """Measure by how much the totals in tables/bounds.csv miss the sum of their terms, bits/dim: the largest over decoders and seeds."""
+    """Measure how far totals in tables/bounds.csv differ from the sums of their terms, bits/dim: the largest over decoders and seeds."""
     table = evidence.results.bounds_of(chosen)
     ratio = (evidence.params.prepare.image_size / table["resolution"].astype("float64")) ** 2
     of_x = table["pixelcnn_bits_per_dim"] - table["kl"] - table["pixelcnn_reconstruction"]
@@ -174,7 +174,7 @@ def _spectra(first: measures.Images, second: measures.Images) -> Values:
 
 
 def _distance(means: Values, lowest: int | None = None) -> Values:
-    """Return the mean absolute difference of the two mean log-spectra, at the lowest so many frequencies or all."""
+    """Return the mean absolute difference of the two mean log-spectra, over all frequencies or the `lowest` ones."""
     first, second = np.split(means, 2, axis=-1)
     distance: Values = np.abs(first - second)[..., :lowest].mean(-1)
     return distance
@@ -193,7 +193,7 @@ def _shape_minus_detail_kept(reconstruction: measures.Images, original: measures
 
 
 def _property(name: str) -> Measure:
-    """Return the measure of a property of the networks; only then torch is imported."""
+    """Return the measure of a property of the networks; torch is imported only when it is taken."""
 
     def measure(evidence: Evidence, _: Sequence[Cell]) -> Measured:
         from agave.claims import network_properties
@@ -205,7 +205,7 @@ def _property(name: str) -> Measure:
 
 
 PROPERTIES = ("future_pixels", "future_features", "objective_identities", "objective_beyond_2", "dependent_values")
-"""The measures of `network_properties`: of no model of the grid."""
+"""The measures of `network_properties`, which are of no model of the grid."""
 
 MEASURES: dict[str, Measure] = {
     **{name: _bound(name) for name in ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")},

@@ -1,4 +1,4 @@
-"""What claims.yaml says: the claims of the paper, and for each the tests that decide it, of models that are named by their values."""
+"""The contents of claims.yaml: the claims of the paper, each with the tests that decide it. Models are named by their values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Accept(Strict):
 
     @property
     def range(self) -> tuple[float, float]:
-        """From, to; infinite where there is no end."""
+        """The lower and upper end; infinite where there is none."""
         if self.within is not None:
             return self.within
         return (-math.inf if self.above is None else self.above, math.inf if self.below is None else self.below)
@@ -58,9 +58,9 @@ class Models(Strict):
 
     Attributes:
         kind: "agave", "vae" or "pixelcnn_pp".
-        kl_weight: a value; several, the last of which may be "larger": all of the grid that are above them; or "any": all of the grid.
+        kl_weight: a value; or several, the last of which may be "larger" (all weights of the grid above them); or "any" (all of the grid).
         levels: a value, several, or "any": all of the grid, finest first.
-        resolution: of the auxiliary image: pixels, or relative to x.
+        resolution: resolution of the auxiliary image: pixels, or relative to x.
         auxiliary: whether the auxiliary loss is part of the objective.
     """
 
@@ -81,7 +81,7 @@ class Models(Strict):
         return self
 
     def cells(self, params: Params) -> list[Cell]:
-        """Return the cells that are meant, in the order in which they are named.
+        """Return the cells, in the order in which they are named.
 
         Raises:
             NotTestableError: the grid of the preset lacks one.
@@ -101,7 +101,7 @@ class Models(Strict):
         return [there[value] for value in values]
 
     def _described(self, value: float | int | str) -> str:
-        """Name a model that the grid lacks, by its value of what may have several; "": any."""
+        """Describe a model that the grid lacks by the value that is missing; "" stands for any value."""
         several = value if isinstance(value, str) else f"{value:g}"
         weight, levels = (several, str(self.levels)) if isinstance(self.levels, int) else (f"{self.kl_weight:g}", several)
         parts = [f"λ {weight}" if weight.startswith("above") else f"λ = {weight}"] * (weight != "")
@@ -112,7 +112,7 @@ class Models(Strict):
 
 
 def _expanded(wanted: Any, known: list[Any]) -> list[Any]:
-    """Return the values that are meant; where "any" or "larger" mean none, what the grid lacks in words."""
+    """Return the values that `wanted` stands for; where "any" or "larger" matches none, say in words what the grid lacks."""
     if wanted == "any":
         return known or [""]
     values: list[Any] = list(wanted) if isinstance(wanted, list) else [wanted]
@@ -123,7 +123,7 @@ def _expanded(wanted: Any, known: list[Any]) -> list[Any]:
 
 
 class Test(Strict):
-    """One measurement of some models, compared with each other."""
+    """A measurement of some models, and how these are compared."""
 
     measure: str
     models: list[Models] = Field(default_factory=list)
@@ -147,7 +147,7 @@ class Test(Strict):
 
 
 class Claim(Strict):
-    """What the paper says, and how it is tested."""
+    """A claim of the paper and its tests."""
 
     id: Annotated[str, Field(pattern=r"^C[1-9][0-9]*$")]
     where: str
@@ -168,7 +168,7 @@ def load(path: Path) -> list[Claim]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); accepted: a YAML list of claims") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, list) or not document:
         raise UserError(f"{path}: holds no list; accepted: a YAML list of claims")
     found: list[Claim] = []

@@ -1,4 +1,4 @@
-"""What the claims are measured by: one value, or a few, for each image of a cell. Pure functions of arrays."""
+"""Measures of images for the claims: one value, or a few, for each image. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Images = NDArray[np.uint8]
 Values = NDArray[np.float64]
 
 BLOCK = 4
-"""Side of the squares, pixels, whose means are the low-passed image; what is left is detail."""
+"""Side of the squares, in pixels, whose means are the low-passed image; the rest is detail."""
 
 
 def low_passed(images: Images) -> Values:
     """Average over squares of BLOCK pixels.
 
     Args:
-        images: (N, H, W, 3). A rest of H or W that makes no whole square is left out.
+        images: (N, H, W, 3). Rows and columns at the end that make no whole square are left out.
 
     Returns:
         (N, H // BLOCK, W // BLOCK, 3), in [0, 255].
@@ -30,7 +30,7 @@ def low_passed(images: Images) -> Values:
 
 
 def detail(images: Images) -> Values:
-    """Return what low-passing takes away: (N, H, W, 3), grey levels around 0."""
+    """Return the image minus its low-passed form: (N, H, W, 3), grey levels around 0."""
     left: Values = _whole_squares(images) - low_passed(images).repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)
     return left
 
@@ -81,7 +81,7 @@ def log_spectrum(images: Images) -> Values:
         images: (N, H, H, 3).
 
     Returns:
-        (N, H // 2), one value a frequency 1 to H // 2.
+        (N, H // 2), one value per frequency from 1 to H // 2.
     """
     grey = images.astype(np.float64).mean(3)
     size = grey.shape[1]

@@ -1,4 +1,4 @@
-"""Properties that the paper claims of the model itself, computed with new weights of a preset's size: no result is read."""
+"""Properties that the paper claims of the model itself, computed with untrained networks of a preset's size; no result is read."""
 
 from __future__ import annotations
 

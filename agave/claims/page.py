@@ -1,4 +1,4 @@
-"""The verdicts as claims.csv, a line a comparison, and as claims.md, a line a claim."""
+"""The verdicts as claims.csv, one row per comparison, and as claims.md, one row per claim."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def as_table(decisions: Sequence[Decision]) -> pd.DataFrame:
-    """Return claims/claims.csv: one row a comparison, or one for a claim that is not testable; numbers of six digits."""
+    """Return claims/claims.csv: one row per comparison, or one for a claim that is not testable; numbers have six digits."""
     rows: list[dict[str, Any]] = []
     for decision in decisions:
         claim = decision.claim
@@ -36,13 +36,13 @@ def as_table(decisions: Sequence[Decision]) -> pd.DataFrame:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return a comparison as text: what, value, interval, what is accepted."""
+    """Return a comparison as text: label, value, interval and accepted values."""
     interval = "" if comparison.low == comparison.high else f" [{comparison.low:.3g}, {comparison.high:.3g}]"
     return f"{comparison.label}: {comparison.value:.3g}{interval}, accepted {comparison.test.accept}"
 
 
 def decisive(decision: Decision) -> Comparison | None:
-    """Return the comparison that shows best why the verdict is what it is: the worst one, nearest to what is accepted among equals."""
+    """Return the comparison that best explains the verdict: the least favourable one, and among equals the one nearest to a limit."""
     order: list[Verdict] = ["does not hold", "undecided", "holds"]
 
     def margin(one: Comparison) -> tuple[int, float]:

@@ -1,5 +1,5 @@
-"""Images: where they come from (`sources` is the registry), and how they are stored and read (`arrays`).
+"""Images: where they come from (the registry is in `sources`), and how they are stored and read (`arrays`).
 
-Every step that reads images imports this file, so the registry does not lie here: else a change of one source would count as a change of
-the code of all trainings.
+Every step that reads images imports this file. The registry is not here, because a change of one source would then count as a change
+of the code of all trainings.
 """

@@ -1,4 +1,4 @@
-"""Image arrays on disk, verified when they are read."""
+"""Read and write image arrays, and verify them when they are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from agave.errors import UserError
 from agave.files import atomic_write
 
-# What np.load raises for a damaged file, its header or its zip container.
+# Errors that np.load raises for a damaged file, header or zip container.
 DAMAGE = (
     OSError,
     ValueError,
@@ -71,8 +71,8 @@ def read_array(path: Path, remedy: str) -> NDArray[Any]:
     """Read the array of an .npy file, or of an .npz file the one called `images` or the only one. Nothing is unpickled.
 
     Args:
-        path: of the file.
-        remedy: ends the message of an error: what to do.
+        path: path of the file.
+        remedy: what to do, the end of the error message.
 
     Raises:
         UserError: the file is missing, unreadable or damaged, or holds several arrays and none of them is called `images`.
@@ -90,7 +90,7 @@ def read_array(path: Path, remedy: str) -> NDArray[Any]:
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except DAMAGE as error:
-        raise UserError(f"{path}: not a whole NumPy file ({error}); {remedy}") from error
+        raise UserError(f"{path}: not a complete NumPy file ({error}); {remedy}") from error
     raise UserError(f"{path}: arrays {names}; accepted: one called images, or a single array")
 
 
@@ -108,11 +108,11 @@ def read_array_file(path: Path) -> dict[str, NDArray[Any]]:
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (*DAMAGE, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not a whole .npz file ({error})") from error
+        raise UserError(f"{path}: not a complete .npz file ({error})") from error
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays as one .npz file, whole or not at all. Same content, same bytes.
+    """Write named arrays as one .npz file, completely or not at all. The same content gives the same bytes.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.

@@ -1,4 +1,4 @@
-"""CIFAR-10: found, downloaded if need be, verified, split."""
+"""CIFAR-10: find the files, download them if needed, verify and split the images."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _read_batches(folder: Path) -> tuple[ImageArray, ImageArray, list[dict[str, 
     try:
         train, test = (np.asarray(CIFAR10(folder, train=train).data, np.uint8) for train in (True, False))
     except RuntimeError as error:
-        raise UserError(f"{CIFAR10.filename}: a batch in it is missing or has another MD5 sum than it should ({error})") from error
+        raise UserError(f"{CIFAR10.filename}: a batch in it is missing or has a wrong MD5 sum ({error})") from error
     batches = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
     return train, test, [{"name": name, "sha256": sha256(folder / CIFAR10.base_folder / name)} for name in batches]
 

@@ -1,4 +1,4 @@
-"""Image files as 8-bit RGB: what may be read, and what is refused because it does not hold 8-bit colour."""
+"""Read image files as 8-bit RGB, and refuse those that do not hold 8-bit colour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from agave.errors import UserError
 
-# Formats whose depth `_excess_depth` knows. Pillow reads others, some of them with more than 8 bits, and reduces these without a word.
+# Formats whose depth `_excess_depth` knows. Pillow reads others, some of them with more than 8 bits, and silently reduces these.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 TRANSPARENCY, FRAMES = "transparency", "further frames"
 
@@ -56,14 +56,14 @@ def open_image(path: Path) -> tuple[Image.Image, list[dict[str, str]]]:
 def resize_square(image: Image.Image, left: int, top: int, side: int, image_size: int) -> NDArray[np.uint8]:
     """Shrink a square part of an RGB image, with anti-aliasing.
 
-    Pillow's Lanczos filter widens with the reduction, so that it removes what the coarser grid cannot show and keeps more
-    detail than a box or a Gaussian; it calculates in fixed point: the same bytes on every machine, 0.3 ms a crop.
+    Pillow's Lanczos filter widens with the reduction, so it removes what the coarser grid cannot show and keeps more detail than a
+    box or a Gaussian. It calculates in fixed point, so it gives the same bytes on every machine; a crop takes 0.3 ms.
 
     Args:
-        image: in mode RGB.
-        left: of the square, pixels.
-        top: of the square, pixels.
-        side: of the square, pixels.
+        image: image in mode RGB.
+        left: left edge of the square, pixels.
+        top: top edge of the square, pixels.
+        side: side of the square, pixels.
         image_size: height and width of the result, pixels.
 
     Returns:
@@ -74,10 +74,10 @@ def resize_square(image: Image.Image, left: int, top: int, side: int, image_size
 
 
 def _excess_depth(image: Image.Image, path: Path) -> str | None:
-    """Say what in a file is more than 8 bits per channel, by what the file itself states; None where nothing is.
+    """Describe what in a file has more than 8 bits per channel, as the file itself states; None if nothing has.
 
-    Pillow's mode does not tell: it is RGB for 16-bit PNG, TIFF and PPM files as well. JPEG files of 12 bits are refused by Pillow;
-    BMP, GIF and WebP files have 8 bits at most.
+    Pillow's mode does not show it, because it is RGB for 16-bit PNG, TIFF and PPM files as well. Pillow itself refuses JPEG files of
+    12 bits. BMP, GIF and WebP files have at most 8 bits.
     """
     bits = 8
     if image.format == "PNG":

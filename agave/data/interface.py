@@ -1,4 +1,4 @@
-"""What a source of images returns, and the checks that all sources share."""
+"""The interface of the sources of images, and the checks that all of them share."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Images:
     """The images of a source, split, and what the manifest says about them.
 
     Attributes:
-        train: uint8 (N, image_size, image_size, 3), RGB.
-        test: the held-out images, same type and size.
-        source: key of the source in the registry.
+        train: training images, uint8 (N, image_size, image_size, 3), RGB.
+        test: held-out images, same type and size.
+        source: name of the source in the registry.
         train_name: name of the training images for tables and captions.
         test_name: name of the test images.
         split: how the images were split, a sentence.
@@ -50,7 +50,7 @@ def split_counts(params: Prepare, total: int, name: str) -> tuple[int, int]:
     Args:
         params: `test_images` None holds out a sixth, at least one; `train_images` None takes all the others.
         total: number of images.
-        name: of the images, for the message.
+        name: name of the images, for the message.
 
     Raises:
         UserError: there are too few images.
@@ -66,7 +66,7 @@ def split_counts(params: Prepare, total: int, name: str) -> tuple[int, int]:
 
 
 def count_duplicates(train: ImageArray, test: ImageArray, allowed: bool) -> int:
-    """Count the test images that are, byte for byte, training images as well.
+    """Count the test images that equal a training image byte for byte.
 
     Args:
         train: uint8 (N, height, width, 3), C order.
@@ -79,7 +79,7 @@ def count_duplicates(train: ImageArray, test: ImageArray, allowed: bool) -> int:
     places = {hashlib.sha256(image).digest(): place for place, image in enumerate(train)}
     digests = [hashlib.sha256(image).digest() for image in test]
     pairs = [(place, places[digest]) for place, digest in enumerate(digests) if digest in places]
-    # PAPER: exact duplicates across the official split of CIFAR-10 stay, because the split defines the benchmark; the manifest counts them.
+    # PAPER: Exact duplicates across the official split of CIFAR-10 stay, because the split defines the benchmark. The manifest counts them.
     if pairs and not allowed:
         raise UserError(
             f"{len(pairs)} of {len(test)} test images are also training images, the first: test image {pairs[0][0] + 1} is training "

@@ -1,4 +1,4 @@
-"""Paths that a user gives: which files of a folder are images, which are left out, and how a change is noticed. Needs no NumPy."""
+"""Paths that a user gives: list the images of a folder and what is left out, and notice changes. Needs no NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agave.errors import UserError
 from agave.files import atomic_write
 
 READ_ENDINGS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-# Files that a user means as images and that are not read: an error, never a silent gap.
+# Endings of image files that are not read. Such a file is an error, so that no image is left out silently.
 _OTHER_IMAGES = re.compile(
     r"\.(ai|apng|arw|avif|avifs|bpg|cr2|cr3|cur|dcm|dds|dib|dng|emf|eps|exr|fits?|hdr|heics?|heif|hif|icns|ico|iff|j2[ck]|jp2|jpf|jpg2|jpm|jpx|jxl"
     r"|jxr|mng|mpo|nef|nrw|orf|pam|pcx|pfm|pic|ps[bd]|qoi|raf|ras|raw|rgb|rw2|sgi|sr2|srw|svgz?|tga|wdp|wmf|xbm|xcf|xpm)",
@@ -25,8 +25,8 @@ _OTHER_IMAGES = re.compile(
 def list_images(folder: Path) -> tuple[list[Path], list[dict[str, str]]]:
     """List the image files of a folder, sorted by name, and everything else that lies there.
 
-    A file is read if its name ends in one of `READ_ENDINGS`. One that is an image by its ending or its content and is not read is an error;
-    hidden files, folders and files of other kinds are left out.
+    A file is read if its name ends in one of `READ_ENDINGS`. A file that is an image by its ending or content, but is not read, is an
+    error. Hidden files, folders and files of other kinds are left out.
 
     Returns:
         Paths of the image files, and name and reason of each thing left out.
@@ -58,7 +58,7 @@ def list_images(folder: Path) -> tuple[list[Path], list[dict[str, str]]]:
 
 
 def summary_of(left_out: list[dict[str, str]]) -> str:
-    """Say in one line what was left out: for each reason the number and the first names."""
+    """Describe in one line what was left out: the number and the first names for each reason."""
     reasons: dict[str, list[str]] = {}
     for entry in left_out:
         reasons.setdefault(entry["reason"], []).append(entry["name"])
@@ -68,7 +68,8 @@ def summary_of(left_out: list[dict[str, str]]) -> str:
 def fingerprint(folder: str | Path) -> str:
     """Return a digest of the names, sizes and times of change of the files in a folder; it changes with any of them.
 
-    Hidden files do not count. What is no folder or cannot be read has a digest as well; the step that reads it says what is wrong.
+    Hidden files do not count. A path that is not a folder, or cannot be read, has a digest as well; the step that reads it reports the
+    error.
     """
     found: list[tuple[str, int, int]] = []
     try:
@@ -84,13 +85,13 @@ def fingerprint(folder: str | Path) -> str:
 
 
 def note_for_dvc(file: str | Path, params: Prepare) -> None:
-    """Keep in a small YAML file which path stage `prepare` of dvc.yaml depends on: that of the user's own images, else the file itself.
+    """Keep in a small YAML file the path that stage `prepare` of dvc.yaml depends on: the user's own images, or else the file itself.
 
-    DVC fills paths in from files alone and knows no optional dependency. The file follows from params.yaml, so whenever it is out of
-    date the stage's parameters have changed as well, and the stage runs in any case. Where there is no such file none is made.
+    DVC reads paths only from files and has no optional dependencies. The file follows from params.yaml, so whenever it is out of
+    date the stage's parameters have changed as well, and the stage runs in any case. If there is no such file, none is made.
 
     Args:
-        file: of the checkout, `workflow/own_images.yaml`.
+        file: file of the checkout, `workflow/own_images.yaml`.
         params: block `prepare` of the preset that params.yaml names.
     """
     file = Path(file)
@@ -104,7 +105,7 @@ def note_for_dvc(file: str | Path, params: Prepare) -> None:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether the content is that of an image format, whatever the name."""
+    """Return whether the content is that of an image format, whatever the name."""
     from PIL import Image
 
     from agave.data.image_files import FORMATS
@@ -112,7 +113,7 @@ def _is_image(path: Path) -> bool:
     try:
         with Image.open(path, formats=(*FORMATS, "AVIF", "JPEG2000")):
             return True
-    except Exception:  # Pillow raises errors of many types for what is no image
+    except Exception:  # Pillow raises errors of many types for what is not an image
         return False
 
 

@@ -17,8 +17,8 @@ from agave.data.interface import Images
 from agave.errors import UserError
 from agave.files import sha256
 
-# Levels of 0 to 255. A crop whose standard deviation over its pixels (mean of the three channels) is smaller shows empty sky or a blurred
-# background, nothing that models of images could be compared on: about 1 crop in 15. The lowest of 3,000 CIFAR-10 images is 12.6.
+# Grey levels, 0 to 255. A crop whose standard deviation over its pixels (mean of the three channels) is smaller shows empty sky or a
+# blurred background, on which models of images cannot be compared. This is about 1 crop in 15. The lowest of 3,000 CIFAR-10 images is 12.6.
 MINIMUM_CONTRAST = 8.0
 
 Split: TypeAlias = Literal["train", "test"]
@@ -27,7 +27,7 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 
 @dataclass(frozen=True)
 class Photograph:
-    """One embedded photograph, the split its crops belong to, and who made it under which licence."""
+    """An embedded photograph, the split that its crops belong to, its author and its licence."""
 
     package: Literal["skimage", "sklearn"]
     file: str
@@ -36,7 +36,7 @@ class Photograph:
 
     @property
     def path(self) -> Path:
-        """Return where the installed package keeps the file; the package itself is not imported.
+        """Return the path of the file in the installed package, which is not imported.
 
         Raises:
             UserError: the package or the file is missing.
@@ -66,10 +66,10 @@ PHOTOGRAPHS = (
 
 
 def photograph_crops(params: Prepare) -> Images:
-    """Return crops of the embedded photographs; training and held-out crops come from different ones.
+    """Return crops of the embedded photographs. Training and held-out crops come from different photographs.
 
     Args:
-        params: `photos` gives the number of crops and their sides, `seed` their places.
+        params: `photos` gives the number of crops and the range of their sides; `seed` seeds their places.
 
     Raises:
         UserError: as `crops`.
@@ -92,17 +92,16 @@ def photograph_crops(params: Prepare) -> Images:
 
 
 def crops(params: Photos, split: Split, image_size: int, seed: int) -> NDArray[np.uint8]:
-    """Cut random square crops out of the photographs of one split, resized to one size.
+    """Cut random square crops from the photographs of one split, and resize them to one size.
 
-    The photographs take turns, so every few consecutive crops show all of them. A crop's side is log-uniform between
-    `smallest_crop` and `largest_crop` (at most the photograph's shorter side), its place uniform. The first n crops
-    are the same whatever number is asked for.
+    The photographs take turns. The side of a crop is log-uniform between `smallest_crop` and `largest_crop` (at most the shorter side
+    of the photograph), and its place is uniform. The first n crops are the same whatever number is asked for.
 
     Args:
         params: number of crops and range of their sides, pixels of the photograph.
         split: "train" or "test"; they share no photograph.
         image_size: height and width of the result, pixels.
-        seed: of sides and places.
+        seed: seed of sides and places.
 
     Returns:
         uint8 (N, image_size, image_size, 3), RGB.

@@ -1,4 +1,4 @@
-"""The registry of sources: what `prepare.source` accepts, and the function that returns the images of each."""
+"""The registry of sources: the values that `prepare.source` accepts, and the function that returns the images of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of a forward pass, found by running it on tensors without storage, and the batch that fits into a budget."""
+"""Find the memory of a forward pass by running it on tensors without storage, and the batch that fits into a budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agave.grid import Cell
 from agave.models import make_model
 
 MIB = 2**20
-# What the libraries take besides the tensors, so that peaks measured on a CPU lie below the budget (benchmarks/evaluation.py).
+# Memory of the libraries besides the tensors, chosen so that peaks measured on a CPU lie below the budget (benchmarks/evaluation.py).
 WORKSPACE, LIBRARIES = 1.5, 96 * MIB
 
 
@@ -26,7 +26,7 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors made while it is active.
 
     Attributes:
-        peak: the most that were alive at once.
+        peak: the largest number of bytes that were alive at once.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class MemoryCost:
 
     Attributes:
         fixed: weights, the weights folded out of their normalisation, and what the libraries keep.
-        per_row: for every image or image sample of a forward pass.
+        per_row: bytes for every image or image sample of a forward pass.
     """
 
     fixed: int
@@ -98,7 +98,7 @@ def evaluation_cost(params: Params, cell: Cell) -> MemoryCost:
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Return the most bytes of tensors that `run` holds at once, beside those that were there before."""
+    """Return the largest number of bytes of tensors that `run` holds at once, besides those that existed before."""
     counter = PeakMemory()
     with counter:
         run()
@@ -106,7 +106,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def default_budget(device: torch.device) -> int:
-    """Return the bytes that an evaluation may take unless told: 80 % of what is free on a GPU; half of what each core has of the memory."""
+    """Return the default memory of an evaluation, bytes: 80 % of what is free on a GPU, half of a core's share of the memory on a CPU."""
     if device.type == "cuda":
         return int(0.8 * torch.cuda.mem_get_info(device)[0])
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

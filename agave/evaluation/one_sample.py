@@ -1,4 +1,4 @@
-"""The one-sample bound, split into its terms."""
+"""Compute the one-sample bound, split into its terms."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def one_sample_terms(
     """Return the terms of the one-sample bound for every image.
 
     Args:
-        model: in evaluation mode.
+        model: a model in evaluation mode.
         x_uint8: (N, 3, H, W).
         y_uint8: (N, 3, r, r).
-        seed: of the latent noise, keyed by image.
+        seed: seed of the latent noise, keyed by image.
         batch: images per forward pass.
-        label: for the progress bar.
+        label: name shown by the progress bar.
 
     Returns:
-        {"kl", "log_prob_x", "log_prob_y"}: (N,) nats, float64; without the entries that the system lacks.
+        {"kl", "log_prob_x", "log_prob_y"}: (N,) nats, float64. Terms that the system lacks are left out.
     """
     found: dict[str, list[Tensor]] = {"kl": [], "log_prob_x": [], "log_prob_y": []}
     with Progress(len(x_uint8), label, "image") as progress:
@@ -51,7 +51,7 @@ def bound_columns(terms: dict[str, Array], dimensions: int, auxiliary_dimensions
     """Return means over images and their standard errors, from the per-image terms in nats.
 
     Args:
-        terms: of `one_sample_terms`.
+        terms: result of `one_sample_terms`.
         dimensions: D = 3 H W of x.
         auxiliary_dimensions: E = 3 r^2 of y.
 

@@ -37,7 +37,7 @@ def figure_cells(name: str, params: Params) -> list[Cell]:
     if name == "growth":
         return grid.table_cells(params)
     if name == "6":
-        # PAPER: lambda of the four models of Figure 6 is not given; (a) and (b) as in Figure 5, (c) and (d) as trained.
+        # PAPER: The paper does not give lambda for Figure 6. Models (a) and (b) are those of Figure 5, (c) and (d) those of the grid.
         full = Cell(kl_weight=params.grid.levels_kl_weight, resolution=params.prepare.image_size)
         coarse = [cell for cell in grid.levels_cells(params) if cell.levels != full.levels]
         nearest = sorted(coarse, key=lambda cell: (abs(cell.levels - 32), cell.levels))[:1]

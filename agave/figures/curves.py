@@ -54,7 +54,7 @@ def estimates(source: Results, cells: Sequence[Cell], quantities: Sequence[str])
         quantities: columns of the table, bits/dim.
 
     Returns:
-        One row a cell and quantity: cell, kl_weight, levels, quantity, bits_per_dim, standard_error, seeds, data_set.
+        One row per cell and quantity: cell, kl_weight, levels, quantity, bits_per_dim, standard_error, seeds, data_set.
 
     Raises:
         UserError: the table is missing, lacks a cell, or a value of it is missing.
@@ -95,8 +95,8 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
 
 def _figure_4(source: Results) -> tuple[Figure, pd.DataFrame]:
-    # PAPER: the footnote says the graphs are "based on the bound in Eq. 7"; read as its terms for one sample, weighted as in the
-    # likelihood bound (KL once, without lambda, and the other decoder's term left out), because Eq. 7 itself is no bits/dim of x.
+    # PAPER: The footnote says that the graphs are "based on the bound in Eq. 7". We read this as its terms for one sample, weighted as in
+    # the likelihood bound (KL once, without lambda, and without the term of the other decoder), because Eq. 7 is not in bits/dim of x.
     *agave, alone = figure_cells("4", source.params)
     found, baseline = estimates(source, agave, BOUND_QUANTITIES), estimates(source, [alone], ["pixelcnn_bits_per_dim"])
     level = float(baseline["bits_per_dim"].iloc[0])
@@ -152,7 +152,7 @@ def _curves(axes: Axes, found: pd.DataFrame) -> None:
 
 
 def _ticks(axes: Axes, values: pd.Series[float]) -> None:
-    """Put a tick at each value of x, without lines of the grid."""
+    """Put a tick at each value of x, without grid lines."""
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -160,7 +160,7 @@ def _ticks(axes: Axes, values: pd.Series[float]) -> None:
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]], last: float) -> None:
-    """Name each curve at its right end, labels moved apart where curves end close together, with a thin line to the end."""
+    """Label each curve at its right end. Labels of curves that end close together are moved apart, with a thin line to the end."""
     low, high = axes.get_ylim()
     places = spread([value for _, _, value in ends], gap=0.062 * (high - low))
     for (label, color, value), place in zip(ends, places, strict=True):
@@ -188,7 +188,7 @@ def _error_note(source: Results) -> str:
 
 
 def _written(found: pd.DataFrame) -> pd.DataFrame:
-    """As the csv file shows it: six decimals."""
+    """Return a value as the csv file shows it, with six decimals."""
     columns = ["bits_per_dim", "standard_error"]
     return found.assign(**{column: found[column].map("{:.6f}".format, na_action="ignore") for column in columns})
 
@@ -247,7 +247,7 @@ def _growth_label(source: Results, cell: Cell) -> str:
 
 
 def _training_panels(params: Params) -> dict[tuple[str, str], dict[str, str]]:
-    """The models of each panel, as {(title, stage): {model: label}}."""
+    """Return the models of each panel, as {(title, stage): {model: label}}."""
     vae, pixelcnn_pp = grid.baselines(params)
     resolutions = sorted({cell.resolution for cell in grid.all_cells(params) if cell.has_vae}, reverse=True)
     others = {cell.name: f"y {cell.resolution}×{cell.resolution}, λ = {cell.kl_weight:g}" for cell in grid.resolution_cells(params)}
@@ -289,7 +289,7 @@ def _training(source: Results) -> tuple[Figure, pd.DataFrame]:
 
 
 def _training_panel(axes: Axes, rows: pd.DataFrame, labels: list[str]) -> None:
-    """Draw one line a seed, one colour a model."""
+    """Draw one line per seed, with one colour per model."""
     hue = {"hue": "label", "hue_order": labels, "palette": "viridis"}
     sns.lineplot(rows, x="step", y="smooth", units="seed", estimator=None, linewidth=1, ax=axes, **hue)
     totals = rows.groupby(["label", "seed"])["smooth"]

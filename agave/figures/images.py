@@ -41,7 +41,7 @@ def draw(name: str, source: Results) -> None:
 
 
 def grid_shape(images: int, limit: int) -> tuple[int, int]:
-    """Return rows and columns of the grid, at most square and `limit` wide, that shows most of the images without a gap."""
+    """Return rows and columns of the largest grid without gaps, at most square and at most `limit` wide."""
     columns = max(range(1, limit + 1), key=lambda width: (width * min(images // width, width), -width))
     return max(1, min(images // columns, columns)), columns
 
@@ -53,7 +53,7 @@ def enlarge(images: Images, size: int) -> Images:
 
 
 def _figure_1a(source: Results) -> Made:
-    # PAPER: whether Figure 1a shows mean images or draws from p(y|z) is not said; the mean f(z), as in the other VAE images.
+    # PAPER: The paper does not say whether Figure 1a shows mean images or draws from p(y|z). Ours are mean images f(z), as for the others.
     grids = _grids(source, "1a", ["prior"])
     note = f"The images are the means f(z), without pixel noise. {_not_selected(source)}"
     return [[ImageBlock(grids["prior"], title="IAF-VAE alone: f(z), z ~ p(z)")]], note, grids
@@ -145,7 +145,7 @@ def _rows_of_kl_weights(source: Results, name: str, shown: dict[str, Images], la
 
 
 def _grids(source: Results, name: str, keys: Sequence[str]) -> dict[str, Images]:
-    """The images of the only cell of a figure, as {key: uint8 (rows, columns, H, W, 3)}."""
+    """Return the images of the only cell of a figure, as {key: uint8 (rows, columns, H, W, 3)}."""
     grids = {}
     for key, images in source.images(figure_cells(name, source.params)[0], keys).items():
         rows, columns = grid_shape(len(images), source.params.figures.columns)
@@ -154,7 +154,7 @@ def _grids(source: Results, name: str, keys: Sequence[str]) -> dict[str, Images]
 
 
 def _first(source: Results, name: str, keys: Sequence[str]) -> dict[str, Images]:
-    """The first images of every cell of a figure, one row each, as {cell/key: images}."""
+    """Return the first images of every cell of a figure, one row each, as {cell/key: images}."""
     columns = source.params.figures.columns
     shown: dict[str, Images] = {}
     for cell in figure_cells(name, source.params):
@@ -163,7 +163,7 @@ def _first(source: Results, name: str, keys: Sequence[str]) -> dict[str, Images]
 
 
 def _same_images(source: Results, name: str, keys: Sequence[str]) -> dict[str, Images]:
-    """As `_first`, with the test images under "original", which must be the same for all cells."""
+    """Return `_first` with the test images under "original", which must be the same for all cells."""
     cells = figure_cells(name, source.params)
     originals = [source.images(cell, ["original"])["original"][: source.params.figures.columns] for cell in cells]
     for cell, images in zip(cells, originals, strict=True):

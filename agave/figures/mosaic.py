@@ -1,4 +1,4 @@
-"""Blocks of images on a page, placed so that an image pixel is a whole number of PNG pixels."""
+"""Place blocks of images on a page so that an image pixel is a whole number of PNG pixels."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class ImageBlock:
 
     Attributes:
         images: uint8 (rows, columns, H, W, 3).
-        row_labels: to the left of the rows; empty: none.
-        label: of the block, to the left of the row labels.
-        title: above the images.
+        row_labels: labels to the left of the rows; empty: none.
+        label: label of the block, to the left of the row labels.
+        title: text above the images.
     """
 
     images: NDArray[np.uint8]
@@ -36,7 +36,7 @@ class ImageBlock:
 
 
 def mosaic(images: NDArray[np.uint8], gap: int) -> NDArray[np.uint8]:
-    """One picture of all images, white gaps of `gap` pixels between them.
+    """Join all images into one picture, with white gaps of `gap` pixels between them.
 
     Args:
         images: uint8 (rows, columns, H, W, 3).
@@ -58,7 +58,7 @@ def compose(page: Sequence[Sequence[ImageBlock]], footnote: str, dpi: int) -> Fi
     Args:
         page: rows of blocks; blocks of one column are aligned.
         footnote: wrapped to the width of the page.
-        dpi: of the PNG; decides how large an image pixel can be.
+        dpi: dots per inch of the PNG; limits how large an image pixel can be.
     """
     blocks = [block for row in page for block in row]
     size = blocks[0].images.shape[2]
@@ -93,7 +93,7 @@ class Sheet:
     Args:
         width: inches.
         height: inches.
-        dpi: of the PNG.
+        dpi: dots per inch of the PNG.
     """
 
     def __init__(self, width: float, height: float, dpi: int) -> None:
@@ -105,7 +105,7 @@ class Sheet:
         self.figure.text(x * self.dpi / self.width, 1 - y * self.dpi / self.height, text, **style)
 
     def picture(self, x: float, y: float, pixels: NDArray[np.uint8]) -> None:
-        """Put a picture, uint8 (height, width, 3), with its upper left corner at (x, y), inches; one array entry a PNG pixel."""
+        """Put a picture, uint8 (height, width, 3), with its upper left corner at (x, y), inches. Each array entry is one PNG pixel."""
         left, top = round(x * self.dpi), self.height - round(y * self.dpi)
         box = (left / self.width, (top - pixels.shape[0]) / self.height, pixels.shape[1] / self.width, pixels.shape[0] / self.height)
         axes = self.figure.add_axes(box)
@@ -132,7 +132,7 @@ def _gap(size: int) -> int:
 
 
 def _picture_size(block: ImageBlock, scale: float) -> tuple[float, float]:
-    """Height and width of the images of a block, inches; `scale` is inches per image pixel."""
+    """Return height and width of the images of a block, inches; `scale` is inches per image pixel."""
     rows, columns, size = block.images.shape[:3]
     return (rows * (size + _gap(size)) - _gap(size)) * scale, (columns * (size + _gap(size)) - _gap(size)) * scale
 
@@ -146,7 +146,7 @@ def _label_width(block: ImageBlock) -> float:
 
 
 def _widths(page: Sequence[Sequence[ImageBlock]], scale: float) -> tuple[list[float], float]:
-    """Width of each column of blocks without labels, and of the whole page, inches."""
+    """Return the width of each column of blocks without labels, and of the whole page, inches."""
     indent = max(_label_width(block) for row in page for block in row)
     columns = [0.0] * max(map(len, page))
     for row in page:

@@ -26,7 +26,7 @@ class Box:
     Attributes:
         title: first line.
         lines: its sizes; names in braces are entries of `sizes`.
-        color: of the frame; the box is filled with a light tint of it.
+        color: color of the frame; the box is filled with a light tint of it.
         place: left edge, lower edge, width and height, inches.
         loss: whether it is a term of the objective (dashed frame).
     """
@@ -48,10 +48,10 @@ class Arrow:
 
     Attributes:
         points: its corners, inches.
-        color: of the line.
-        label: beside it, if anything.
+        color: color of the line.
+        label: text beside it, if any.
         at: where the label stands, inches.
-        side: "left", "right" or "center" of the label is there.
+        side: the side of the label that is at this place, "left", "right" or "center".
     """
 
     points: tuple[tuple[float, float], ...]
@@ -104,7 +104,7 @@ ARROWS = (
 
 
 def sizes(params: Params) -> dict[str, str]:
-    """Return what the boxes say about a preset, as text."""
+    """Return the sizes of a preset that the boxes show, as text."""
     size, vae, network = params.prepare.image_size, params.model.vae, params.model.pixelcnn_pp
     targets = [cell for cell in grid.all_cells(params) if cell.kind == "agave" and cell.auxiliary]
     layers = f"{vae.blocks} layer{'s' if vae.blocks > 1 else ''}{' per scale' if vae.depth > 1 else ''}"
@@ -151,7 +151,7 @@ def _squares(sides: Sequence[int]) -> str:
 
 
 def _listed(values: Sequence[str]) -> str:
-    """All values where there are at most three, else first and last."""
+    """Return all values if there are at most three, otherwise the first and the last."""
     return ", ".join(values) if len(values) <= 3 else f"{values[0]} … {values[-1]}"
 
 

@@ -59,7 +59,7 @@ _RC: dict[str, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply the settings of all figures while one is drawn and saved; the user's own settings count for nothing."""
+    """Apply the settings of all figures while one is drawn and saved; the user's own settings are ignored."""
     with mpl.rc_context():
         mpl.rcdefaults()
         sns.set_theme(context="paper", style="ticks", palette="colorblind", font=FONT, font_scale=TEXT / 9.6, rc=_RC)  # "paper": 9.6 points

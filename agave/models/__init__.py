@@ -1,4 +1,4 @@
-"""Every system that the pipeline trains, by name: one file a system, one interface (`agave.models.interface`)."""
+"""Every system that the pipeline trains, by name. Each has its own file and implements `agave.models.interface`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OF_THE_PAPER = ("agave", "vae_iaf", "pixelcnn_pp")
 
 
 class _Systems(Mapping[str, "type[LikelihoodModel]"]):
-    """The classes by name; one is imported when it is asked for, so that the names alone need no torch."""
+    """The classes by name. A class is imported when it is asked for, so that the names alone need no torch."""
 
     def __getitem__(self, name: str) -> type[LikelihoodModel]:
         module, _, class_name = REGISTRY[name].place.partition(":")
@@ -65,7 +65,7 @@ def make_model(system: str, params: Params, image_size: int, **cell: Any) -> Lik
 
     Args:
         system: its name in SYSTEMS.
-        params: what `agave.config.load` returns.
+        params: parameters of a preset, the result of `agave.config.load`.
         image_size: height and width of x, pixels.
         **cell: `resolution` (height and width of y, pixels) and `levels` (colour levels of y), where they are not those of x.
 

@@ -57,13 +57,13 @@ class AGAVE(LatentModel):
         Returns:
             (B, 3, H, W), black and white at -1 and 1, at the size of x.
         """
-        # PAPER: the range of f(z) that conditions the PixelCNN is not given; values outside the colour range are clipped.
+        # PAPER: The paper does not give the range of f(z) that conditions the PixelCNN. Values outside the colour range are clipped.
         features = ((mean - 128.0) / 127.5).clamp(-1.0, 1.0)  # the value v has its centre at v + 0.5
         if self.options.detach_features:
             features = features.detach()
         if features.shape[-1] == self.image_size:
             return features
-        # PAPER: the paper conditions on "an upsampled version" of a low-resolution f(z); the way is `model.upsampling`.
+        # PAPER: The paper conditions on "an upsampled version" of a low-resolution f(z). `model.upsampling` sets how.
         if self.options.upsampling == "nearest":
             return F.interpolate(features, size=self.image_size, mode="nearest")
         return F.interpolate(features, size=self.image_size, mode="bilinear", align_corners=False)
@@ -86,7 +86,7 @@ class AGAVE(LatentModel):
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:
-        """Initialise from data what is not pretrained; of a pretrained PixelCNN++ its new feature stream."""
+        """Initialise from data the parts that are not pretrained, and the new feature stream of a pretrained PixelCNN++."""
         if "vae" not in pretrained:
             assert y_uint8 is not None, "the scales of the logistics start at the spread of y"
             self.vae.initialise(x_uint8, y_uint8)

@@ -1,4 +1,4 @@
-"""The feature stream: what brings f(z) to every gated block of PixelCNN++ (AGAVE paper, section 4.1)."""
+"""The feature stream, which brings f(z) to every gated block of PixelCNN++ (AGAVE paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class FeatureStream(nn.Module):
     Args:
         feature_channels: channels of f(z).
         stream_channels: feature maps of the stream.
-        blocks_up: gated blocks per resolution on the way down to the coarsest grid, finest first.
-        blocks_down: gated blocks per resolution on the way back, coarsest first.
+        blocks_up: gated blocks per resolution in the up pass, finest grid first.
+        blocks_down: gated blocks per resolution in the down pass, coarsest grid first.
 
     Source: AGAVE paper, section 4.1: "standard non-masked convolutional layers [...], as many as there are pixelCNN layers".
     """
@@ -29,7 +29,7 @@ class FeatureStream(nn.Module):
         def conv(in_channels: int, init_scale: float = 1.0) -> WeightNormConv2d:
             return WeightNormConv2d(in_channels, channels, (3, 3), padding=(1, 1, 1, 1), init_scale=init_scale)
 
-        # PAPER: kernel sizes and wiring of the stream are not given; 3x3 and residual, so that 32 layers keep what f(z) says.
+        # PAPER: The paper gives neither kernel sizes nor connections of the stream. Ours is 3x3 and residual, so 32 layers preserve f(z).
         self.first = conv(feature_channels)
         self.up = nn.ModuleList(nn.ModuleList(conv(channels, 0.3) for _ in range(n)) for n in blocks_up)
         self.downsize = nn.ModuleList(WeightNormConv2d(channels, channels, (3, 3), stride=2, padding=(1, 1, 1, 1)) for _ in blocks_up[1:])
@@ -39,7 +39,7 @@ class FeatureStream(nn.Module):
         )
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """Map f(z) (B, C, H, W) to activations [resolution][block] of the way down and of the way back, ready for injection."""
+        """Map f(z) (B, C, H, W) to activations [resolution][block] of the up pass and of the down pass, ready for injection."""
         phi = self.first(features.contiguous(memory_format=torch.channels_last))
         active = elu(phi)  # what convolutions and injections read
         up: list[list[Tensor]] = []

@@ -1,4 +1,4 @@
-"""Trained models on disk: model.safetensors, whose metadata say which model it is."""
+"""Read and describe trained models on disk: model.safetensors, whose metadata identify the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def describe_model(cell: Cell, params: Params) -> dict[str, Any]:
 
 
 def load_model(path: Path) -> LikelihoodModel:
-    """Return a trained model in evaluation mode, made as its metadata say.
+    """Return a trained model in evaluation mode, built from the metadata of its file.
 
     Raises:
         UserError: the file is missing, damaged or of another format.
@@ -48,7 +48,7 @@ def load_model(path: Path) -> LikelihoodModel:
 
 
 def load_cell(path: Path, params: Params, cell: Cell) -> LikelihoodModel:
-    """Return the trained model of a cell, made as the parameters say.
+    """Return the trained model of a cell, built from the parameters.
 
     Raises:
         UserError: the file is missing, damaged, of another cell, or of another architecture than the parameters say.

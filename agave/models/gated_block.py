@@ -1,4 +1,4 @@
-"""The gated residual block of PixelCNN++, which both of its streams are made of."""
+"""The gated residual block of PixelCNN++, of which both of its streams consist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agave.models.layers import Checkpointed, WeightNormConv2d, nin
 from agave.models.ops import Activation, activation, gate
 
 INJECTION_SCALE = 0.05
-"""Standard deviation of what the feature stream first adds in a gated block.
+"""Initial standard deviation of what the feature stream adds in a gated block.
 
 Small enough that a pretrained network hardly notices (about 0.2 bits/dim in the preset `demo`), large enough that all
 weights behind it learn from the first step: from zero, samples followed f(z) only after several times as many steps.
@@ -74,7 +74,7 @@ class GatedBlock(Checkpointed):
         self.conv1: WeightNormConv2d = conv(2 * filters, filters)
         self.skip = SkipConv(2 * skip_channels, filters, (1, 1)) if skip_channels else None
         self.conv2: WeightNormConv2d = conv(2 * filters, 2 * filters, init_scale=0.1)
-        # PAPER: how the feature stream enters a layer is not given; here it is added before the gate of every block.
+        # PAPER: The paper does not say how the feature stream enters a layer. Here it is added before the gate of every block.
         self.inject = nin(stream_channels, 2 * filters, init_scale=INJECTION_SCALE) if stream_channels else None
         self.dropout = dropout
 

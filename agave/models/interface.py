@@ -1,4 +1,4 @@
-"""The one interface of everything that is trained: the training loop, evaluation, sampling and tables know no more of a system."""
+"""The interface of everything that is trained. The training loop, evaluation, sampling and tables use nothing else of a system."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from agave.random_numbers import POSTERIOR, KeyedNumbers, RandomNumbers, StepNum
 from agave.runtime.checkpoints import load_weights
 
 Noise = Mapping[str, list[Tensor]]
-"""All random numbers of a forward pass, by what they are for, for example {"latents": [one tensor a layer]}."""
+"""All random numbers of a forward pass, by purpose, for example {"latents": [one tensor per layer]}."""
 
 Bound = Literal["exact", "dequantised", "elbo"]
-"""What a system's log-likelihood is: exact, exact for dequantised images only, or a lower bound with latent variables."""
+"""The kind of log-likelihood: exact, exact for dequantised images only, or a lower bound with latent variables."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Terms:
 
         Source: AGAVE paper, Eq. 6; Eq. 3 for the VAE alone.
         """
-        # PAPER: the footnote says Figures 4 and 5 show "the bound in Eq. 7"; a bound on x has neither the KL weight nor y, so
-        # they are read as the one-sample bound split into its terms.
+        # PAPER: The footnote says that Figures 4 and 5 show "the bound in Eq. 7". A bound on x has neither the KL weight nor y, so
+        # we read this as the one-sample bound split into its terms.
         reconstruction = self.log_prob_x if self.log_prob_x is not None else self.log_prob_y
         assert reconstruction is not None, "every system has a likelihood"
         return reconstruction - self.kl
@@ -66,8 +66,8 @@ class LikelihoodModel(nn.Module):
 
     Attributes:
         system: its name in `agave.models.SYSTEMS`.
-        bound: what its log-likelihood is.
-        likelihood_of: whose likelihood the bound is about: the image x, or y where there is no model of x.
+        bound: kind of its log-likelihood: exact, dequantised or elbo.
+        likelihood_of: "x" if the bound is on the likelihood of the image, "y" if it is on that of y because x is not modelled.
         parts: names of the sub-networks that can be pretrained alone.
         unused_parameters: whether some parameters never get a gradient, which data-parallel training must know.
         image_size: height and width of x, pixels.
@@ -104,7 +104,7 @@ class LikelihoodModel(nn.Module):
         Args:
             x_uint8: (B, 3, H, W), integers 0 to 255.
             y_uint8: (B, 3, r, r), the auxiliary image before quantization; a system without one ignores it.
-            noise: of `draw_noise`; None draws it from torch's global generator.
+            noise: result of `draw_noise`; None draws it from torch's global generator.
 
         Returns:
             Nats per image.
@@ -113,12 +113,12 @@ class LikelihoodModel(nn.Module):
         return self.terms(self.encode(x_uint8), x_uint8, y_uint8, noise)
 
     def encode(self, x_uint8: Tensor) -> Any:
-        """Return what does not depend on the noise, a tree of tensors of B rows: the same for every importance sample."""
+        """Return what does not depend on the noise, as a tree of tensors of B rows; all importance samples share it."""
         return None
 
     @abstractmethod
     def terms(self, encoding: Any, x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
-        """Return the terms of `forward` from the encoding on."""
+        """Return the terms of `forward`, computed from the encoding."""
 
     def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:
         """Return all random numbers of a forward pass of `batch` images."""
@@ -139,11 +139,11 @@ class LikelihoodModel(nn.Module):
         """Draw images.
 
         Args:
-            count: how many.
-            seed: of the noise, keyed by image: an image does not depend on how many are drawn at once.
+            count: number of images.
+            seed: seed of the noise, keyed by image: an image does not depend on how many are drawn at once.
             first: index of the first one.
-            options: rounding and temperature, the block `sample` of params.yaml; None: the exact law of the model.
-            label: show progress under this name.
+            options: rounding and temperature, the block `sample` of params.yaml; None: the exact distribution of the model.
+            label: name under which progress is shown; None shows none.
 
         Returns:
             uint8 (count, 3, H, W).
@@ -156,7 +156,7 @@ class LikelihoodModel(nn.Module):
             x_uint8: (B, 3, H, W), test images.
             first: index of the first one in the test set, which keys the noise.
             options: the block `sample` of params.yaml.
-            label: show progress under this name.
+            label: name under which progress is shown; None shows none.
 
         Returns:
             {name: uint8 (B, 3, height, width)}, "original" and "prior_sample" at least.
@@ -169,7 +169,7 @@ class LikelihoodModel(nn.Module):
 
         Args:
             images: uint8 (N, H, W, 3) array or (N, 3, H, W) tensor.
-            seed: of the noise, keyed by image.
+            seed: seed of the noise, keyed by image.
 
         Returns:
             uint8 (N, 3, r, r), the mean image of p(y|z).
@@ -184,7 +184,7 @@ class LikelihoodModel(nn.Module):
 
         Args:
             images: uint8 (N, H, W, 3) array or (N, 3, H, W) tensor.
-            seed: of the noise, keyed by image.
+            seed: seed of the noise, keyed by image.
             batch: images per forward pass; does not change the result beyond rounding.
 
         Returns:
@@ -229,8 +229,8 @@ class LikelihoodModel(nn.Module):
 
         Args:
             part: one of `parts`.
-            tensors: of the pretrained model, by name; those of other parts are ignored.
-            source: of the tensors, for messages.
+            tensors: tensors of the pretrained model, by name; those of other parts are ignored.
+            source: origin of the tensors, for messages.
 
         Raises:
             UserError: the weights are of another architecture.

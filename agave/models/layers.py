@@ -23,8 +23,8 @@ class WeightNormConv2d(nn.Module):
     is cropped to twice the size of its input.
 
     Args:
-        in_channels: of the input.
-        out_channels: of the output.
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the output.
         kernel: (height, width).
         stride: 1 or 2.
         padding: zeros (left, right, top, bottom); for a transposed convolution the output columns and rows cut off at
@@ -64,11 +64,11 @@ class WeightNormConv2d(nn.Module):
 
     @property
     def output_dimension(self) -> int:
-        """Which dimension of the weight counts output channels."""
+        """The dimension of the weight that counts output channels."""
         return 1 if self.transposed else 0
 
     def masked_direction(self) -> Tensor:
-        """Return V, with what must not be seen set to zero (in subclasses)."""
+        """Return V; subclasses set the hidden taps to zero."""
         return self.direction
 
     def weight(self) -> Tensor:
@@ -81,7 +81,7 @@ class WeightNormConv2d(nn.Module):
 
     @torch.no_grad()
     def set_weight(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Take over an effective weight and bias: V = W, gain = ||W|| per output channel.
+        """Set an effective weight and bias: V = W, gain = ||W|| per output channel.
 
         Raises:
             ValueError: a shape does not fit, or a bias is missing or not wanted.
@@ -145,8 +145,8 @@ class MaskedConv2d(WeightNormConv2d):
     layers are autoregressive in reverse raster order, channels ascending inside a pixel. The norm is that of the masked V.
 
     Args:
-        in_channels: of the input.
-        out_channels: of the output; one of the two is a multiple of the other.
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the output; one of the two is a multiple of the other.
         strict: whether a value is hidden from itself.
         init_gain_exponent: see `WeightNormConv2d`.
 

@@ -33,12 +33,12 @@ from agave.random_numbers import RandomNumbers, StepNumbers
 class PixelCNNpp(nn.Module):
     """PixelCNN++: p(x) = prod_i p(x_i | x_<i), or p(x | f) given a feature image.
 
-    Two streams: u sees all rows above, ul sees u and what lies to the left. `resolutions` grids, each half the size of the
-    one before, joined by skip connections.
+    There are two streams: u sees all rows above, ul sees u and the pixels to the left. There are `resolutions` grids, each half the
+    size of the one before, joined by skip connections.
 
     Args:
         filters: feature maps F.
-        resnets: gated blocks per resolution R (one more on the way back, except at the coarsest).
+        resnets: gated blocks per resolution R (one more in the down pass, except at the coarsest resolution).
         mixtures: components K of the mixture of logistics.
         resolutions: number of grids; H and W must be divisible by 2^(resolutions - 1).
         feature_channels: channels of the feature image; 0: unconditional.
@@ -130,13 +130,13 @@ class PixelCNNpp(nn.Module):
         return [[None] * len(stage["u"]) for stage in self.up], [[None] * len(stage["u"]) for stage in self.down]  # type: ignore[index]
 
     def dropout_masks(self, batch: int, height: int, width: int, numbers: RandomNumbers) -> list[Tensor]:
-        """Draw what is dropped: booleans (B, h, w, 2F), False for a dropped activation, one tensor a gated block in the order of `forward`.
+        """Draw dropout masks: booleans (B, h, w, 2F), False for a dropped activation, one tensor per gated block in the order of `forward`.
 
         Args:
             batch: number of images B.
-            height: of the images, pixels.
-            width: of the images, pixels.
-            numbers: where the numbers come from.
+            height: height of the images, pixels.
+            width: width of the images, pixels.
+            numbers: source of the random numbers.
 
         Returns:
             An empty list if nothing is dropped: in evaluation mode, or with a dropout probability of 0.
@@ -160,7 +160,7 @@ class PixelCNNpp(nn.Module):
         Args:
             x: (B, 3, H, W) in [-1, 1].
             features: (B, feature_channels, H, W), f(z) in [-1, 1] at the size of x; None leaves the network unconditional.
-            keep: of `dropout_masks`; None draws them from torch's global generator if something is to be dropped.
+            keep: result of `dropout_masks`; None draws them from torch's global generator if something is to be dropped.
 
         Returns:
             (B, 10 K, H, W), layout of `likelihoods.split_logits`.
@@ -239,7 +239,7 @@ def published_names(model: PixelCNNpp) -> dict[str, WeightNormConv2d]:
 
 
 def load_published_weights(model: PixelCNNpp, arrays: Mapping[str, Any]) -> None:
-    """Take over effective weights of a PixelCNN++ trained elsewhere.
+    """Load effective weights of a PixelCNN++ trained elsewhere.
 
     Args:
         model: network of the same size; its feature stream, if any, keeps its weights.

@@ -16,10 +16,10 @@ from agave.sampling import sample
 
 
 class PixelCNNppAlone(LikelihoodModel):
-    """PixelCNN++ alone, the unconditional baseline: an exact likelihood.
+    """PixelCNN++ alone, the unconditional baseline, with an exact likelihood.
 
     Args:
-        network: unconditional.
+        network: an unconditional PixelCNN++.
         image_size: height and width of x, pixels.
     """
 
@@ -41,7 +41,7 @@ class PixelCNNppAlone(LikelihoodModel):
         return {"dropout": self.pixelcnn_pp.dropout_masks(batch, self.image_size, self.image_size, numbers)}
 
     def terms(self, encoding: None, x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
-        """Return log p(x) = sum_i log p(x_i | x_<i); no KL."""
+        """Return log p(x) = sum_i log p(x_i | x_<i); there is no KL."""
         zero = torch.zeros(x_uint8.shape[0], device=x_uint8.device)
         return Terms(zero, self.log_prob_subpixels(x_uint8, noise["dropout"]).sum((1, 2)), None, zero.sum())
 

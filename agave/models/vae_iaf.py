@@ -31,7 +31,7 @@ RESIDUAL_SCALE = 0.1  # of residual branches and of the flow's outputs; needed f
 
 
 class Encoding(NamedTuple):
-    """What a layer's bottom-up pass leaves for its top-down pass: (B, latent or hidden, H, W) each."""
+    """The output of a layer's bottom-up pass that its top-down pass needs: (B, latent or hidden, H, W) each."""
 
     mean: Tensor
     log_deviation: Tensor
@@ -96,7 +96,7 @@ class StochasticLayer(Checkpointed):
         self.down_out = conv(hidden + latent, hidden, up=halve)
 
     def bottom_up(self, h: Tensor) -> tuple[Tensor, Encoding]:
-        """Return h for the next layer, and what the top-down pass of this one needs, from h (B, hidden, H, W)."""
+        """Return h for the next layer and the encoding for the top-down pass of this one, from h (B, hidden, H, W)."""
         sizes = [self.latent, self.latent, self.hidden, self.hidden]
         mean, log_deviation, context, d = self.up_in(elu(h)).split(sizes, dim=1)
         if self.halve:
@@ -108,7 +108,7 @@ class StochasticLayer(Checkpointed):
 
         Args:
             h: (B, hidden, H, W).
-            below: of this layer's bottom-up pass; None generates.
+            below: encoding of this layer's bottom-up pass; None generates.
             noise: (B, latent, H, W), standard normal.
 
         Returns:
@@ -162,8 +162,8 @@ class VAEIAF(nn.Module):
             raise ValueError(f"image_size {image_size} with depth {depth}; accepted: multiples of {2**depth}")
         self.image_size, self.resolution, self.depth = image_size, resolution, depth
         self.hidden, self.latent = hidden, latent
-        # PAPER: the published code starts with the cube root of the intended gain and normalises transposed convolutions over
-        # the wrong axes, by mistake; we use the intended form (model.vae.published_init: the cube root).
+        # PAPER: By mistake the published code starts with the cube root of the intended gain and normalises transposed convolutions
+        # over the wrong axes. We use the intended form (model.vae.published_init: the cube root).
         exponent = 1 / 3 if published_init else 1.0
 
         def outer(in_channels: int, out_channels: int, stride: int, padding: tuple[int, int, int, int], up: bool) -> WeightNormConv2d:
@@ -186,7 +186,7 @@ class VAEIAF(nn.Module):
             for block in range(blocks)
         )
         self.top = nn.Parameter(torch.zeros(hidden))
-        # PAPER: how a decoder makes a smaller f(z) is not given; the trunk at half size stays and only the last layer changes.
+        # PAPER: The paper does not say how a decoder makes a smaller f(z). The trunk at half size stays, and only the last layer changes.
         if resolution == image_size:
             self.head = outer(hidden, 3, 2, (1, 0, 1, 0), up=True)
         elif resolution * 2 == image_size:
@@ -216,8 +216,8 @@ class VAEIAF(nn.Module):
         """Run the top-down pass: f(z) with z from the posterior, or from the prior if there are no encodings.
 
         Args:
-            encodings: of `encode`, or None to generate.
-            noise: of `latent_noise`, for B images.
+            encodings: result of `encode`, or None to generate.
+            noise: result of `latent_noise`, for B images.
 
         Returns:
             f(z), the mean image in [0, 256] edge units, (B, 3, r, r); KL of every latent feature map, (B, layers * latent), nats.
@@ -231,7 +231,7 @@ class VAEIAF(nn.Module):
             kl_maps.append(kl)
         with full_precision(h):
             mean = (self.head(elu(at_least_float32(h))) + 0.5) * 256
-        # PAPER: the published VAE clips its mean, which blocks gradients at black and white; here the likelihood sees it unclipped.
+        # PAPER: The published VAE clips its mean, which blocks gradients at black and white. Here the likelihood uses the unclipped mean.
         return mean, torch.cat(kl_maps, dim=1)
 
     def latent_noise(self, batch: int, numbers: RandomNumbers) -> list[Tensor]:
@@ -250,16 +250,16 @@ class VAEIAF(nn.Module):
             x_uint8: (B, 3, H, W).
             y_uint8: (B, 3, r, r); the scales of the logistics start at the spread of y around f(z).
         """
-        # PAPER: the published code draws z from the prior in this pass; here the posterior, which is what training will use.
+        # PAPER: The published code draws z from the prior in this pass. Ours draws it from the posterior, as training does.
         with data_dependent_initialisation(self):
             mean, _ = self.decode(self.encode(x_uint8), self.latent_noise(len(x_uint8), StepNumbers()))
         spread = (y_uint8.to(mean.dtype) + 0.5 - mean).transpose(0, 1).flatten(1).std(1)  # (3,)
-        # PAPER: the initial scale is not given; that of a logistic with the spread of the first batch.
+        # PAPER: The paper does not give the initial scale. Ours is that of a logistic with the spread of the first batch.
         self.log_scale.copy_(torch.log(spread * math.sqrt(3) / math.pi).view(3, 1, 1))
 
 
 class LatentModel(LikelihoodModel):
-    """A system with the latent variables of the VAE: what the VAE alone and AGAVE share.
+    """A system with the latent variables of the VAE: the common part of the VAE alone and AGAVE.
 
     Args:
         options: sizes and choices, the block `model` of params.yaml.
@@ -294,7 +294,7 @@ class LatentModel(LikelihoodModel):
         return Terms(kl_maps.sum(1), log_prob_x, log_prob_y, free_bits(kl_maps, self.options.vae.free_bits))
 
     def needs_whole_batch(self) -> str | None:
-        """Free bits need the batch mean of the KL."""
+        """Return the parameter of free bits if it is above 0, because free bits need the batch mean of the KL."""
         free = self.options.vae.free_bits
         return f"model.vae.free_bits {free:g}" if free > 0 else None
 
@@ -305,7 +305,7 @@ class LatentModel(LikelihoodModel):
         Args:
             x_uint8: (B, 3, H, W), or None.
             images: index of each image, which keys the noise.
-            seed: of the noise.
+            seed: seed of the noise.
         """
         noise = self.vae.latent_noise(len(images), KeyedNumbers(seed, PRIOR if x_uint8 is None else POSTERIOR, images))
         mean, _ = self.vae.decode(None if x_uint8 is None else self.vae.encode(x_uint8), noise)
@@ -323,7 +323,7 @@ def as_image(mean: Tensor) -> Tensor:
 
 
 class VAEIAFAlone(LatentModel):
-    """The VAE alone, a baseline: a bound on the likelihood of y, which is x at full resolution."""
+    """The VAE alone, a baseline. Its bound is on the likelihood of y, which is x at full resolution."""
 
     system = "vae_iaf"
     likelihood_of = "y"

@@ -1,7 +1,7 @@
-"""What the networks cost, from their sizes alone: parameters, arithmetic and memory. Pure functions, without torch.
+"""The cost of the networks, from their sizes alone: parameters, arithmetic and memory. Pure functions, without torch.
 
 Snakemake sizes its jobs with these numbers before anything runs, and `agave plan` and `agave summary` print them. The lists
-of convolutions below repeat what pixelcnn_pp.py and vae.py build; a test holds them to what torch counts in the real networks.
+of convolutions below repeat what pixelcnn_pp.py and vae_iaf.py build; a test compares them with what torch counts in the real networks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from agave.config import Params, PixelCNNppModel, VAEModel
 from agave.grid import Cell
 
 VALUES_KEPT, LIKELIHOOD_OF_X, LIKELIHOOD_OF_Y = 1.1, 60, 9
-"""Numbers that a training step keeps for its backward pass: for each number that a convolution reads (its input, and here and there
-what that was made from), for each pixel and mixture component of x, and for each value of y. Fitted to the four presets, where
-they are within an eighth; `agave summary` counts what the joint model keeps."""
+"""Numbers that a training step keeps for its backward pass: for each number that a convolution reads (its input, and in places what
+that was made from), for each pixel and mixture component of x, and for each value of y. They are fitted to the four presets, where
+they are right within an eighth. `agave summary` counts what the joint model keeps."""
 
 KEPT_BYTES = {"float32": 4.0, "bfloat16": 2.2}
-"""Bytes of such a number by `compute.precision`, as torch keeps them on a processor; more than two in bfloat16, because the
+"""Bytes of such a number by `compute.precision`, as torch keeps them on a CPU. It is more than two in bfloat16, because the
 densities of the latent variables and the likelihoods stay float32. An estimate for a GPU."""
 
 
@@ -28,11 +28,11 @@ class Convolution:
     """One weight-normalised convolution.
 
     Attributes:
-        inputs: channels.
-        outputs: channels.
-        taps: of the kernel, height times width.
-        places: grid points at which the kernel is applied, for one image.
-        reads: grid points of its input.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        taps: number of taps of the kernel, height times width.
+        places: number of grid points at which the kernel is applied, for one image.
+        reads: number of grid points of its input.
     """
 
     inputs: int
@@ -43,12 +43,12 @@ class Convolution:
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers: direction, gain and bias."""
+        """The number of trainable numbers: direction, gain and bias."""
         return self.inputs * self.outputs * self.taps + 2 * self.outputs
 
     @property
     def multiply_adds(self) -> int:
-        """Of one forward pass of one image."""
+        """The number of multiply-adds in one forward pass of one image."""
         return self.inputs * self.outputs * self.taps * self.places
 
 
@@ -65,7 +65,7 @@ def encoder(options: VAEModel, image_size: int) -> Iterator[Convolution]:
 
 
 def decoder(options: VAEModel, image_size: int, resolution: int) -> Iterator[Convolution]:
-    """Yield the convolutions of the VAE's top-down pass with the flows of the posterior, as it trains and is evaluated."""
+    """Yield the convolutions of the VAE's top-down pass with the flows of the posterior, as in training and evaluation."""
     h, z, grid = options.hidden, options.latent, image_size // 2
     for level in range(options.depth):
         places = (grid >> level) ** 2
@@ -107,7 +107,7 @@ def feature_stream(options: PixelCNNppModel, image_size: int) -> Iterator[Convol
 
 
 def _blocks(options: PixelCNNppModel, image_size: int) -> Iterator[tuple[int, bool]]:
-    """Grid points of every gated block, and whether it lies on the way back, where it has a skip input more."""
+    """Yield the grid points of every gated block, and whether it is in the down pass, where it has one more skip input."""
     for s in range(options.resolutions):
         places = (image_size >> s) ** 2
         coarsest = s == options.resolutions - 1
@@ -120,7 +120,7 @@ def _coarse_grids(options: PixelCNNppModel, image_size: int) -> list[int]:
 
 
 def parts(params: Params, cell: Cell) -> dict[str, list[Convolution]]:
-    """Return the convolutions of a cell's model, by part."""
+    """Return the convolutions of a cell's model by part."""
     size, found = params.prepare.image_size, {}
     if cell.has_vae:
         found["encoder"] = list(encoder(params.model.vae, size))
@@ -133,7 +133,7 @@ def parts(params: Params, cell: Cell) -> dict[str, list[Convolution]]:
 
 
 def parameters(params: Params, cell: Cell) -> dict[str, int]:
-    """Count trainable numbers by part: of the VAE, the PixelCNN++ and its feature stream, as far as the cell has them."""
+    """Count trainable numbers by part: the VAE, the PixelCNN++ and its feature stream, as far as the cell has them."""
     found = {name: sum(layer.parameters for layer in layers) for name, layers in parts(params, cell).items()}
     if cell.has_vae:
         top_and_scales = params.model.vae.hidden + 3
@@ -147,7 +147,7 @@ def multiply_adds(params: Params, cell: Cell) -> dict[str, int]:
 
 
 def kept_bytes(params: Params, cell: Cell) -> int:
-    """Estimate what a training step keeps for its backward pass, bytes per image, weights not among it."""
+    """Estimate the memory that a training step keeps for its backward pass, bytes per image, without the weights."""
     reads = sum(layer.inputs * layer.reads for layers in parts(params, cell).values() for layer in layers)
     likelihoods = 0
     if cell.has_vae:
@@ -158,7 +158,7 @@ def kept_bytes(params: Params, cell: Cell) -> int:
 
 
 def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int:
-    """Estimate what a forward pass without gradients holds at its peak, bytes per image: float32, the likelihood of x float64."""
+    """Estimate the peak memory of a forward pass without gradients, bytes per image: in float32, the likelihood of x in float64."""
     size, vae, cnn = params.prepare.image_size, params.model.vae, params.model.pixelcnn_pp
     values = 0
     if cell.has_vae:
@@ -176,7 +176,7 @@ def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int
 
 
 def cache_bytes(params: Params, cell: Cell) -> int:
-    """Estimate the sampler's caches, bytes per image: two rows of what every convolution reads, and all injections."""
+    """Estimate the memory of the sampler's caches, bytes per image: two rows of the input of every convolution, and all injections."""
     size, cnn = params.prepare.image_size, params.model.pixelcnn_pp
     if not cell.has_pixelcnn_pp:
         return 0

@@ -1,4 +1,4 @@
-"""What a preset will cost before it runs: arithmetic, memory and hours of every job. Needs no torch.
+"""Estimate the cost of a preset before it runs: arithmetic, memory and hours of every job. Needs no torch.
 
 Arithmetic is counted from the sizes of the networks (network_costs.py); memory and hours are estimates. `agave plan` prints them
 for a user who sizes partitions and time limits, and the workflow asks for the memory and time of its jobs with them.
@@ -26,17 +26,17 @@ GPU_FLOAT32 = 19.5e12 * 0.40
 # One core of a server CPU with AVX-512, networks of the preset `demo`: `agave plan --preset demo --calibrate` gave 0.03 to 0.06.
 CORE_FLOAT32 = 0.035e12
 
-STARTUP_SECONDS = 6.0  # of a job: Snakemake, Python, torch; on a cluster the queue comes on top
-LAUNCH_SECONDS = 10e-6  # of a small operation that waits for the one before it, on a CPU or a GPU
-LAUNCHES_PER_BLOCK = 12  # of the cached sampler, in a gated block and in drawing a pixel
+STARTUP_SECONDS = 6.0  # start of a job: Snakemake, Python, torch; on a cluster the queue comes on top
+LAUNCH_SECONDS = 10e-6  # time of a small operation that waits for the one before it, on a CPU or a GPU
+LAUNCHES_PER_BLOCK = 12  # small operations of the cached sampler, in a gated block and in drawing a pixel
 
 # Resident memory of a process, bytes: Python, torch and its lazily loaded parts (measured), and on a GPU its libraries (estimate).
 PROCESS = 730 * MIB
 GPU_PROCESS = 4000 * MIB
 SNAKEMAKE = 260 * MIB  # a cluster job holds a Snakemake process besides
-IMAGE_COPIES = 4  # of the data set, while it is verified and moved
+IMAGE_COPIES = 4  # copies of the data set, while it is verified and moved
 
-MARGIN = 2  # what the estimated hours may be wrong by
+MARGIN = 2  # factor by which the estimated hours may be wrong
 LONGEST_TRAINING = 2880  # minutes: more than most sites allow a job
 
 TRAININGS = ("pretrain_vae", "pretrain_pixelcnn_pp", "joint_cell")
@@ -50,13 +50,13 @@ class PlannedJob:
     """One job of a rule.
 
     Attributes:
-        rule: its name in the workflow.
-        kind: of the model that it computes.
-        steps: optimizer steps, forward passes, or for the sampler pixels, one after another.
-        operations: of the convolutions, FLOP.
-        launches: small operations that wait for each other, whatever the throughput.
-        memory: on the device, bytes: weights, what a step keeps, images.
-        host_memory: of the job on its machine, bytes, the device's included where that is the CPU.
+        rule: name of its rule in the workflow.
+        kind: kind of the model that it computes.
+        steps: number of optimizer steps, of forward passes, or for the sampler of pixels, one after another.
+        operations: arithmetic of the convolutions, FLOP.
+        launches: number of small operations that wait for each other, whatever the throughput.
+        memory: memory on the device, bytes: weights, what a step keeps, images.
+        host_memory: memory of the job on its machine, bytes; includes that of the device if this is the CPU.
     """
 
     rule: str
@@ -70,14 +70,14 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a device sustains.
+    """The throughput that a device sustains.
 
     Attributes:
         training: FLOP/s of training steps, by kind of model.
         evaluation: FLOP/s of forward passes in float32, by kind of model.
         startup: seconds before a job begins to compute.
-        device: what the figures are for.
-        origin: where they come from.
+        device: device that the figures are for.
+        origin: source of the figures.
     """
 
     training: Mapping[str, float]
@@ -88,14 +88,14 @@ class Throughput:
 
 
 def stated(params: Params, tflops: float | None = None) -> Throughput:
-    """Return a throughput that is not measured on the machine at hand.
+    """Return an assumed throughput, which is not measured on this machine.
 
     Args:
-        params: of the preset; device and precision choose the default.
+        params: parameters of the preset; device and precision choose the default.
         tflops: sustained TFLOP/s of training steps; None: a default for the preset's device.
 
     Raises:
-        UserError: a throughput that is not positive.
+        UserError: the throughput is not positive.
     """
     if tflops is not None and not (math.isfinite(tflops) and tflops > 0):
         raise UserError(f"tflops {tflops:g}; accepted: a positive number, sustained TFLOP/s of one device")
@@ -116,7 +116,7 @@ def stated(params: Params, tflops: float | None = None) -> Throughput:
 
 
 def image_numbers(params: Params) -> tuple[int, int]:
-    """Return how many images train and test; for the user's own images, where the file decides, the numbers of CIFAR-10."""
+    """Return the numbers of training and test images; where the user's own images decide, those of CIFAR-10."""
     prepare = params.prepare
     if prepare.source == "photos":
         return prepare.train_images or prepare.photos.train_crops, prepare.test_images or prepare.photos.test_crops
@@ -127,9 +127,9 @@ def job(params: Params, rule: str, cell: Cell) -> PlannedJob:
     """Return the cost of one job.
 
     Args:
-        params: of the preset.
+        params: parameters of the preset.
         rule: one of TRAININGS or EVALUATIONS.
-        cell: the model; for pretraining that of the network which is trained.
+        cell: the model; for pretraining, the cell of the network that is trained.
     """
     assert rule in TRAININGS + EVALUATIONS, rule
     adds, size = network_costs.multiply_adds(params, cell), params.prepare.image_size
@@ -162,7 +162,7 @@ def job(params: Params, rule: str, cell: Cell) -> PlannedJob:
         memory = weights + min(params.sample.batch, params.sample.images) * (working + network_costs.cache_bytes(params, cell))
     data = images * 3 * size**2
     on_gpu = params.compute.device == "cuda"
-    own = GPU_PROCESS + 4 * weights if on_gpu else PROCESS + memory  # a GPU's state is collected on the CPU to be saved
+    own = GPU_PROCESS + 4 * weights if on_gpu else PROCESS + memory  # the state of a GPU is copied to the CPU to be saved
     return PlannedJob(rule, cell.kind, steps, operations, launches, memory + 2 * data, own + IMAGE_COPIES * data + SNAKEMAKE)
 
 
@@ -173,22 +173,22 @@ def seconds(job: PlannedJob, throughput: Throughput) -> float:
 
 
 def mem_mb(job: PlannedJob, attempt: int = 1) -> int:
-    """Return the memory to ask for, MiB: the estimate and Snakemake beside it, rounded up to hundreds, more at each attempt."""
+    """Return the memory to ask for, MiB: the estimate plus Snakemake, rounded up to hundreds, times the attempt."""
     return attempt * 100 * math.ceil((job.host_memory / MIB + SNAKEMAKE_MIB) / 100)
 
 
 def minutes(job: PlannedJob, throughput: Throughput, attempt: int = 1) -> int:
     """Return the time to ask for, minutes: MARGIN times the estimate, half an hour at least.
 
-    What does not end in time is asked for again, once more at each attempt; a training goes on from its saved state, so it
-    never asks for more than LONGEST_TRAINING.
+    A job that did not end in time asks for that much more at each attempt. A training resumes from its saved state, so it never asks
+    for more than LONGEST_TRAINING.
     """
     wanted = max(30, math.ceil(MARGIN * seconds(job, throughput) / 60))
     return min(wanted, LONGEST_TRAINING) if job.rule in TRAININGS else attempt * wanted
 
 
 def jobs(params: Params) -> list[tuple[PlannedJob, int]]:
-    """Return the different jobs of a preset that compute with a network, in data-flow order, each with how many there are."""
+    """Return the different jobs of a preset that run a network, in data-flow order, each with its number."""
     seeds, every = len(params.grid.seeds), grid.all_cells(params)
     resolutions = sorted({cell.resolution for cell in every if cell.has_vae})
     found = [(job(params, "pretrain_vae", Cell("vae", resolution=resolution)), seeds) for resolution in resolutions]
@@ -204,7 +204,7 @@ def jobs(params: Params) -> list[tuple[PlannedJob, int]]:
 
 
 def small_jobs() -> dict[str, int]:
-    """Return the jobs without a network: rule and number. Seconds to a minute each, counted with the start of a job."""
+    """Return the jobs without a network, as {rule: number}. Each takes seconds to a minute, which is counted as the start of a job."""
     return {"prepare_images": 1, "write_tables": 1, "figures": len(figures.NAMES)}
 
 
@@ -212,12 +212,12 @@ def make(params: Params, throughput: Throughput, devices: int = 1) -> dict[str, 
     """Return the plan of a preset as plain values.
 
     Args:
-        params: of the preset.
-        throughput: of one device.
-        devices: how many work side by side.
+        params: parameters of the preset.
+        throughput: throughput of one device.
+        devices: number of devices that work side by side.
 
     Returns:
-        {"rules": one entry a rule, "total": ..., "wall_hours": ..., "throughput": ..., "devices": devices}; operations in FLOP,
+        {"rules": one entry per rule, "total": ..., "wall_hours": ..., "throughput": ..., "devices": devices}; operations in FLOP,
         memory in bytes, time in hours.
     """
     everything = jobs(params)
@@ -264,7 +264,7 @@ def make(params: Params, throughput: Throughput, devices: int = 1) -> dict[str, 
 
 
 def longest_chain(params: Params, throughput: Throughput) -> float:
-    """Return the hours of the longest row of jobs that wait for each other: pretraining, joint training, evaluation."""
+    """Return the hours of the longest chain of jobs that wait for each other: pretraining, joint training, evaluation."""
 
     def time(rule: str, cell: Cell) -> float:
         return seconds(job(params, rule, cell), throughput)
@@ -282,7 +282,7 @@ def longest_chain(params: Params, throughput: Throughput) -> float:
 
 
 def plan_text(plan: Mapping[str, Any], params: Params, preset: str) -> str:
-    """Write a plan as text for a terminal, with what is counted, what is assumed and what is measured."""
+    """Return a plan as text for a terminal, which says what is counted, assumed and measured."""
     rows = [("rule", "jobs", "steps/job", "FLOP", "device memory", "host memory", "time/job", "device time")]
     for rule in plan["rules"]:
         memory = [_bytes(rule[key]) for key in ("memory", "host_memory")]
@@ -340,13 +340,13 @@ def _batches(images: int, batch: int) -> int:
 
 
 def _sequential_blocks(params: Params) -> int:
-    """Gated blocks that the cached sampler computes one after another for an image: the horizontal stream, and one for drawing a pixel."""
+    """Count the gated blocks that the cached sampler computes one after another for an image, and one for drawing each pixel."""
     size = params.prepare.image_size
     return network_costs.horizontal_steps(params.model.pixelcnn_pp, size) + size**2
 
 
 def _figures(value: float) -> str:
-    """Three significant figures, never in powers of ten."""
+    """Return a number with three significant figures, never in powers of ten."""
     digits = 0 if value == 0 else max(0, 2 - math.floor(math.log10(value)))
     return f"{value:,.{digits}f}"
 

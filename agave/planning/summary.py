@@ -1,4 +1,4 @@
-"""What a preset's networks are made of and cost: counted in network_costs.py, or found by running them on tensors without storage."""
+"""Summarise the networks of a preset: sizes counted in network_costs.py, or found by running them on tensors without storage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INNER = ("conv1", "conv2", "skip", "inject", "dropout", "h0", "h1", "mean", "log
 
 @dataclass(frozen=True)
 class ModuleShape:
-    """One module of the network on the way of the data: its path, output shape (batch 1) and parameters."""
+    """A module of the network: its path, output shape (batch 1) and number of parameters."""
 
     path: str
     output: tuple[int, ...]
@@ -34,11 +34,12 @@ class Summary:
     """Sizes of the joint model of a preset, y = x.
 
     Attributes:
-        parameters: trainable numbers per part.
-        multiply_adds: of convolutions and matrix products, per image: forward of each part and of the joint model.
-        training_memory: bytes per image kept for the backward pass in float32, without weights and optimizer.
-        weights_memory: bytes of weights, gradients, Adamax state (two) and averaged weights in float32.
-        sampling_memory: bytes per image of the sampler's caches in float32.
+        parameters: number of trainable numbers per part.
+        multiply_adds: number of multiply-adds of convolutions and matrix products in a forward pass, per image, for each part and the
+            joint model.
+        training_memory: memory kept for the backward pass in float32, bytes per image, without weights and optimizer.
+        weights_memory: memory of weights, gradients, Adamax state (two) and averaged weights in float32, bytes.
+        sampling_memory: memory of the sampler's caches in float32, bytes per image.
         shapes: the network's modules, in the order in which data passes them.
     """
 
@@ -64,7 +65,7 @@ def summarize(params: Params) -> Summary:
     with torch.device("meta"):
         model = AGAVE(params.model, size)
         x = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-        # what a second image adds: the effective weights are kept once, whatever the batch
+        # what a second image adds, because the effective weights are kept once whatever the batch
         training = _saved_bytes(model, x.expand(2, -1, -1, -1)) - _saved_bytes(model, x)
         sampling = _cache_bytes(model.pixelcnn_pp, 2, size) - _cache_bytes(model.pixelcnn_pp, 1, size)
         shapes = list(_shapes(model, x))
@@ -73,7 +74,7 @@ def summarize(params: Params) -> Summary:
 
 
 def summary_text(summary: Summary, preset: str) -> str:
-    """Write the summary as text for a terminal."""
+    """Return the summary as text for a terminal."""
     mib = 2**20
     lines = [f"preset {preset}: joint model, y = x, per image (batch 1)", "", "parameters"]
     lines += [f"  {name:<32}{count:>16,}" for name, count in summary.parameters.items()]
@@ -96,7 +97,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _saved_bytes(model: LikelihoodModel, x: Tensor) -> int:
-    """Bytes of the distinct tensors that a joint training step keeps for its backward pass, without the weights."""
+    """Count the bytes of the distinct tensors that a joint training step keeps for its backward pass, without the weights."""
     weights = {id(parameter) for parameter in model.parameters()}
     kept: dict[int, tuple[Tensor, int]] = {}  # the tensors are held, so that no id is used twice
 
@@ -112,7 +113,7 @@ def _saved_bytes(model: LikelihoodModel, x: Tensor) -> int:
 
 
 def _cache_bytes(pixelcnn_pp: PixelCNNpp, batch: int, size: int) -> int:
-    """Bytes of the sampler's tensors for a batch, folded weights among them."""
+    """Count the bytes of the sampler's tensors for a batch, including folded weights."""
     with torch.inference_mode():
         return memory(CachedPixelCNNpp(pixelcnn_pp, batch, size, size, torch.zeros(batch, 3, size, size)))
 
@@ -124,7 +125,7 @@ def memory(thing: object) -> int:
 
 
 def _tensors(thing: object, seen: set[int]) -> Iterator[Tensor]:
-    """Every tensor that an object holds, directly or in lists and objects, that is no parameter."""
+    """Yield every tensor, other than parameters, that an object holds, directly or in lists and objects."""
     if id(thing) in seen or isinstance(thing, nn.Module | nn.Parameter):
         return
     seen.add(id(thing))
@@ -139,7 +140,7 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[Tensor]:
 
 
 def _shapes(model: LikelihoodModel, x: Tensor) -> Iterator[ModuleShape]:
-    """Blocks and outer convolutions in the order in which they finish."""
+    """Return blocks and outer convolutions in the order in which they finish."""
     found: list[ModuleShape] = []
     hooks = []
     for path, module in model.named_modules():

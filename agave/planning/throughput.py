@@ -1,4 +1,4 @@
-"""The throughput of the machine at hand: a few real training steps and forward passes of the preset's own networks."""
+"""Measure the throughput of this machine by a few real training steps and forward passes of the preset's own networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from agave.runtime.devices import set_up
 from agave.training.schedule import ema_update
 
 SECONDS = 60.0
-"""After this time no further network is measured."""
+"""Seconds after which no further network is measured."""
 
 
 def calibrate(params: Params, threads: int = 1) -> Throughput:
@@ -63,7 +63,7 @@ def calibrate(params: Params, threads: int = 1) -> Throughput:
 
 
 def _measure(params: Params, cell: Cell, device: torch.device, seconds: float) -> tuple[float, float, int]:
-    """FLOP/s of training steps and of forward passes in float32, and the batch that they were measured at."""
+    """Return FLOP/s of training steps and of forward passes in float32, and the batch at which they were measured."""
     began, size = time.monotonic(), params.prepare.image_size
     options = {"agave": params.joint, "vae": params.pretrain.vae, "pixelcnn_pp": params.pretrain.pixelcnn_pp}[cell.kind]
     model = make_model(cell.system, params, size, resolution=cell.resolution, levels=cell.levels).to(device)
@@ -101,7 +101,7 @@ def _measure(params: Params, cell: Cell, device: torch.device, seconds: float) -
 
 
 def _time(run: Callable[[], None], device: torch.device, seconds: float) -> float:
-    """Seconds of one run: the median of as many as fit, three at least, after one that warms up; of that one alone if it fills the time."""
+    """Return the seconds of one run: the median of at least three after a warm-up, or the warm-up itself if it takes all the time."""
     times: list[float] = []
     end = time.monotonic() + min(seconds, 3.0)
     while True:
@@ -115,7 +115,7 @@ def _time(run: Callable[[], None], device: torch.device, seconds: float) -> floa
 
 
 def _startup() -> float:
-    """Seconds in which a job's processes start: Snakemake's and that of the step."""
+    """Return the seconds that the processes of a job, Snakemake and the step, take to start."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import snakemake.cli, agave.training.job"], check=True)
     return time.monotonic() - began

@@ -16,7 +16,7 @@ def write_checksums(results: Results, paths: Iterable[str]) -> None:
     """Write records/SHA256SUMS.
 
     Args:
-        results: of the preset.
+        results: results of the preset.
         paths: files to list, relative to results/<preset>/, in this order.
 
     Raises:
@@ -35,7 +35,7 @@ def read_checksums(results: Results) -> dict[str, str]:
     """Read records/SHA256SUMS as {path relative to results/<preset>/: SHA-256}.
 
     Raises:
-        UserError: it is missing, or a line of it is no checksum; the message names the command that makes it.
+        UserError: it is missing, or a line of it is not a checksum; the message names the command that makes it.
     """
     try:
         lines = (results.folder / CHECKSUMS).read_bytes().decode("utf-8", errors="replace").splitlines()
@@ -45,7 +45,7 @@ def read_checksums(results: Results) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         match = re.fullmatch(r"([0-9a-f]{64})  (\S.*)", line)
         if match is None:
-            raise results.wrong(CHECKSUMS, f"line {number} is no checksum")
+            raise results.wrong(CHECKSUMS, f"line {number} is not a checksum")
         found[match[2]] = match[1]
     return found
 

@@ -1,8 +1,8 @@
 """Find the modules that the results of each step depend on, and digest their code.
 
-The digest stands among the parameters of every rule of the workflow: when the code of a step changes, Snakemake
-runs that step again, and only then. It is taken from the syntax tree without docstrings, so neither a comment
-nor the layout of the code changes it, and it is the same under every version of Python. C code counts as it is written.
+The digest is one of the parameters of every rule of the workflow, so Snakemake runs a step again when its code changes, and only
+then. It is made from the syntax tree without docstrings, so neither comments nor the layout of the code change it, and it is the
+same under every version of Python. C code counts as it is written.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _code(module: str) -> str:
 
 
 def _companion(path: Path) -> Path:
-    """Return where the C code that a module compiles would lie: beside it, under its name."""
+    """Return the path that the C code of a module would have: beside the module, under its name."""
     return path.with_suffix(".c")
 
 

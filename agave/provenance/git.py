@@ -1,4 +1,4 @@
-"""What git knows of the checkout. Without git, or outside of a repository, it knows nothing, which is no error."""
+"""Ask git about the checkout. Without git, or outside of a repository, there is no answer, which is not an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agave.provenance.code_digest import PACKAGE
 
 
 def git_state(folder: Path = PACKAGE) -> dict[str, Any]:
-    """Return {"commit", "dirty"} of the code that runs; both None where git does not track it.
+    """Return {"commit", "dirty"} of the code that runs; both are None if git does not track it.
 
     Args:
         folder: a package in the checkout; default: agave.

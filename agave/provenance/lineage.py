@@ -1,4 +1,4 @@
-"""The jobs of a preset: which files each reads, their run records, and whether these fit together."""
+"""The jobs of a preset: the files that each reads, their run records, and checks that these fit together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RECORDS_RECORD = "records/run.json"
 
 
 def job_inputs(params: Params) -> dict[str, list[str]]:
-    """Return what each job of a preset reads of what earlier jobs wrote.
+    """Return the files that each job of a preset reads from earlier jobs.
 
     Args:
         params: the parameters of the preset.
@@ -64,7 +64,7 @@ def job_inputs(params: Params) -> dict[str, list[str]]:
 
 
 def small_files(params: Params) -> list[str]:
-    """Return the results of a preset that lie in git, without the folder records/, relative to results/<preset>/, sorted."""
+    """Return the results of a preset that are in git, without the folder records/, relative to results/<preset>/, sorted."""
     return job_inputs(params)[RECORDS_RECORD]
 
 
@@ -77,8 +77,8 @@ def read_all(results: Results, *, but: Sequence[str] = ()) -> list[RunRecord]:
     """Read the run record of every job of a preset, in data-flow order.
 
     Args:
-        results: of the preset.
-        but: run records to leave out, because their jobs have not ended.
+        results: results of the preset.
+        but: run records to leave out because their jobs have not ended.
 
     Raises:
         UserError: one is missing or damaged; the message names the command that makes it.
@@ -107,12 +107,12 @@ def input_paths(record: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def broken_links(records: Sequence[RunRecord], params: Params, known: Mapping[str, str]) -> Iterator[tuple[RunRecord, str]]:
-    """Find inputs that are not what earlier jobs wrote.
+    """Find inputs that are not the files which earlier jobs wrote.
 
     Args:
-        records: of all jobs.
+        records: records of all jobs.
         params: the parameters of the preset.
-        known: {path relative to results/<preset>/: SHA-256} of files whose hash is known otherwise, as run records.
+        known: {path relative to results/<preset>/: SHA-256} of files whose hash is known from elsewhere, such as run records.
 
     Yields:
         (record, path): the job lacks this input, or read another file under its name.

@@ -1,4 +1,4 @@
-"""The run record that lies beside every result: what made it, from what, where and how long it took. Written and read here alone."""
+"""The run record beside every result: what made it, from what, where, and how long it took. Only this module writes and reads it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Strict(BaseModel):
-    """A part of a run record; it does not change once it is made."""
+    """A part of a run record, immutable."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,8 +34,8 @@ class HashedFile(_Strict):
     """A file that a step read.
 
     Attributes:
-        file: its path in the checkout; of a file outside of it "sha256:" and its hash.
-        sha256: of its bytes, hexadecimal.
+        file: its path in the checkout; for a file outside of it "sha256:" and its hash.
+        sha256: SHA-256 of its bytes, hexadecimal.
     """
 
     file: str
@@ -43,11 +43,11 @@ class HashedFile(_Strict):
 
 
 class Cost(_Strict):
-    """What a job cost.
+    """The cost of a job.
 
     Attributes:
-        device: where the networks ran, if any did.
-        wall_seconds: from the start of the step to its end.
+        device: device on which networks ran, if any did.
+        wall_seconds: time from the start of the step to its end.
         processor_seconds: CPU time of the process.
         peak_memory_mib: largest resident memory of the process, MiB.
         devices: number of devices that worked together.
@@ -61,7 +61,7 @@ class Cost(_Strict):
 
 
 class Machine(_Strict):
-    """Where a job ran: operating system, architecture and model of the CPU, version of Python."""
+    """The machine of a job: operating system, architecture and model of the CPU, version of Python."""
 
     system: str
     processor: str
@@ -77,25 +77,25 @@ class Git(_Strict):
 
 
 class RunRecord(_Strict):
-    """One job of the workflow, as its run record describes it. Further entries, as `batch`, are in `model_extra`.
+    """A job of the workflow, as its run record describes it. Further entries, such as `batch`, are in `model_extra`.
 
     Attributes:
-        path: where the record lies, relative to results/<preset>/. Not part of the file.
-        step: of the workflow, for example "joint".
-        command: run from the checkout, it makes the same bytes on the same machine.
+        path: path of the record, relative to results/<preset>/. Not part of the file.
+        step: step of the workflow, for example "joint".
+        command: the command, which makes the same bytes on the same machine when it is run from the checkout.
         options: the resolved parameters that the step used.
         source: digest of the code of the step; None in records of early versions.
         inputs: {name: file}.
         parts: {name of an input: its cost}, for inputs that other jobs of the same step made.
         device, devices, wall_seconds, processor_seconds, peak_memory_mib: as in `Cost`.
-        machine, git: where and by which code.
+        machine, git: the machine and the state of the code.
         packages: {name: version} of the libraries that results depend on.
         started: when the step began, with time zone.
         outputs: {file name: SHA-256} of the files written, which lie beside the record.
-        threads: of torch; this and the next three are None where torch was not loaded.
-        kernels: "compiled" or "torch": which kernels ran; None where none were asked for.
-        cpu_capability: the vector instructions that torch uses.
-        gpu: its name and the versions of CUDA and cuDNN; None on a CPU.
+        threads: number of threads of torch; this and the next three are None if torch was not loaded.
+        kernels: "compiled" or "torch", the kernels that ran; None if none were needed.
+        cpu_capability: vector instructions that torch uses.
+        gpu: name of the GPU, and the versions of CUDA and cuDNN; None on a CPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -126,7 +126,7 @@ class RunRecord(_Strict):
     @classmethod
     def _is_a_step(cls, value: str) -> str:
         if value not in STEPS:
-            raise ValueError(f"'{value}' is no step")
+            raise ValueError(f"'{value}' is not a step")
         return value
 
     @field_serializer("started")
@@ -138,8 +138,8 @@ class RunRecord(_Strict):
         """Read the run record of one job.
 
         Args:
-            results: of the preset.
-            path: of the record, relative to results/<preset>/.
+            results: results of the preset.
+            path: path of the record, relative to results/<preset>/.
 
         Raises:
             UserError: it is missing or no run record; the message names the command that makes it.
@@ -153,7 +153,7 @@ class RunRecord(_Strict):
 
     @classmethod
     def read_lines(cls, results: Results, path: str) -> list[RunRecord]:
-        """Read a file of run records, one a line, each with the folder where it was made.
+        """Read a file of run records, one per line, each with the folder where it was made.
 
         Args, Raises: those of `read`.
         """
@@ -171,17 +171,17 @@ class RunRecord(_Strict):
 
         Args:
             text: JSON.
-            path: where it lies; None: in the folder that its entry `folder` names.
+            path: path of the record; None: it is in the folder that its entry `folder` names.
 
         Raises:
-            ValueError: it is no run record.
+            ValueError: it is not a run record.
         """
         try:
             found = json.loads(text)
         except ValueError:
             raise ValueError("is not JSON") from None
         if not isinstance(found, dict):
-            raise ValueError("is no run record")
+            raise ValueError("is not a run record")
         try:
             place = f"{found.pop('folder')}/run.json" if path is None else path
             return cls.model_validate(found | {"path": place})
@@ -189,11 +189,11 @@ class RunRecord(_Strict):
             raise ValueError("has a line that names no folder") from None
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"is no run record ({'.'.join(map(str, first['loc']))}: {first['msg'].lower()})") from None
+            raise ValueError(f"is not a run record ({'.'.join(map(str, first['loc']))}: {first['msg'].lower()})") from None
 
     @property
     def folder(self) -> str:
-        """Return the folder of the record and of what it describes, relative to results/<preset>/."""
+        """Return the folder of the record and of the results that it describes, relative to results/<preset>/."""
         return Path(self.path).parent.as_posix()
 
     @property
@@ -208,7 +208,7 @@ class RunRecord(_Strict):
 
     @property
     def cost(self) -> Cost:
-        """Return what the job cost, without its parts."""
+        """Return the cost of the job, without that of its parts."""
         return Cost(**{name: getattr(self, name) for name in Cost.model_fields})
 
     def as_json(self) -> dict[str, Any]:
@@ -217,13 +217,13 @@ class RunRecord(_Strict):
 
 
 class Recorder:
-    """Collects a run record from the start of a step to its end.
+    """Collect a run record from the start of a step to its end.
 
     Args:
-        step: of the workflow, for example "joint"; the digest of its code is recorded.
+        step: step of the workflow, for example "joint"; the digest of its code is recorded.
         options: the resolved parameters that the step uses.
         inputs: {name: file}; their SHA-256 are recorded.
-        device: where the networks run, if any do.
+        device: device on which networks run, if any do.
 
     Attributes:
         outputs: files written so far, for `recording`.
@@ -251,7 +251,7 @@ class Recorder:
         """Finish the record and write it.
 
         Args:
-            path: of the json file.
+            path: path of the json file.
             outputs: files that the step wrote, in the folder of the record.
             **facts: further entries.
 
@@ -283,7 +283,7 @@ def recording(
         step: as in `Recorder`.
         options: as in `Recorder`.
         inputs: {name: file}; those that do not exist are left out, because the step itself says what is missing.
-        path: of the record.
+        path: path of the record.
         device: as in `Recorder`.
 
     Yields:
@@ -295,7 +295,7 @@ def recording(
 
 
 def _part(step: str, path: Path) -> Cost | None:
-    """Return what an input cost, if another job of the same step made it: the workflow deletes parts when they are joined."""
+    """Return the cost of an input that another job of the same step made, because the workflow deletes parts when they are joined."""
     try:
         found = RunRecord.parse(path.with_suffix(".json").read_bytes(), path="")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a job takes from its surroundings: machine, libraries, and all of its command that the environment decided."""
+"""Describe the surroundings of a job: machine, libraries, and what of its command the environment determined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = (
     *("agave", "torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "scikit-learn", "pillow", "matplotlib", "seaborn"),
     *("safetensors", "pydantic", "snakemake", "dvc"),
 )
-# Variables that change the last bits of what torch computes: those that are set go before the recorded command.
+# Variables that change the last bits of results of torch. Those that are set are written before the recorded command.
 ENVIRONMENT = ("AGAVE_KERNELS", "ATEN_CPU_CAPABILITY", "CC", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 
 
@@ -38,7 +38,7 @@ def packages() -> dict[str, str]:
 
 
 def arithmetic(device: str | None) -> dict[str, Any]:
-    """Return what changes the last bits of a result that torch computed; nothing where torch is not loaded."""
+    """Return what changes the last bits of results of torch; empty if torch is not loaded."""
     if "torch" not in sys.modules:
         return {}
     import torch
@@ -54,7 +54,7 @@ def arithmetic(device: str | None) -> dict[str, Any]:
 
 
 def explicit_command(values: Mapping[str, Any]) -> list[str]:
-    """Return the command that was given, with all that it took from the environment spelt out."""
+    """Return the command that was given, with everything that it took from the environment written out."""
     arguments = [_portable_argument(argument) for argument in sys.argv[1:]]
     context = click.get_current_context(silent=True)
     if context is None:  # not the command line of agave
@@ -70,7 +70,7 @@ def explicit_command(values: Mapping[str, Any]) -> list[str]:
 
 
 def _with_option(arguments: list[str], option: str, value: str) -> list[str]:
-    """Return a command line with an option set to a value, in its place if it is there already."""
+    """Return a command line with an option set to a value, in place of an earlier value if there is one."""
     for place, argument in enumerate(arguments):
         if argument == option:
             return [*arguments[: place + 1], value, *arguments[place + 2 :]]
@@ -80,10 +80,10 @@ def _with_option(arguments: list[str], option: str, value: str) -> list[str]:
 
 
 def portable(value: Any) -> Any:
-    """Return the same value without paths that mean nothing elsewhere.
+    """Return the same value without paths that have no meaning on another machine.
 
-    Inside the checkout a path stays as it was given, links and all, or becomes relative. Outside, a file is named by its SHA-256
-    and a folder by its name.
+    A path inside the checkout stays as it was given, including links, or becomes relative. A file outside is named by its SHA-256, and
+    a folder outside by its name.
     """
     if isinstance(value, Mapping):
         return {key: portable(item) for key, item in value.items()}

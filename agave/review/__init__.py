@@ -1,1 +1,1 @@
-"""What a reviewer needs: check the results of a preset, and gather them with their provenance for deposit."""
+"""Tools for reviewers: check the results of a preset, and gather them with their provenance for deposit."""

@@ -25,9 +25,9 @@ class Check:
     """One part of the verdict page.
 
     Attributes:
-        name: what was checked.
-        summary: in a line, what was found.
-        problems: each names a file or a job and what is wrong; none: all is well.
+        name: name of the check.
+        summary: outcome in one line.
+        problems: messages, each of which names a file or a job and what is wrong; empty if all is well.
     """
 
     name: str
@@ -56,7 +56,7 @@ def check_small_files(source: Results, listed: Mapping[str, str]) -> Check:
 
 
 def _remedy(source: Results, path: str, recorded: str) -> str:
-    """Return how to get a missing file back: from git, or by Snakemake, which also writes run record and checksums anew."""
+    """Return how to get a missing file back: from git, or with Snakemake, which also renews run record and checksums."""
     content = committed(source.folder / path)
     if content is not None and hashlib.sha256(content).hexdigest() == recorded:
         return f"bring it back with: git checkout HEAD -- {shlex.quote(str(source.folder / path))}"
@@ -64,7 +64,7 @@ def _remedy(source: Results, path: str, recorded: str) -> str:
 
 
 def check_large_files(source: Results, records: Sequence[RunRecord], small: Check) -> Check:
-    """Compare the weights, histories and arrays that are here with the run records; `small` is the check of the others."""
+    """Compare the weights, histories and arrays that are here with the run records; `small` is the check of the small files."""
     large = large_files(records)
     here = {path: digest for path, digest in large.items() if (source.folder / path).exists()}
     problems = [f"{source.folder / path}: {how}, in the run record beside it" for path, how in changed(source.folder, here)]
@@ -73,7 +73,7 @@ def check_large_files(source: Results, records: Sequence[RunRecord], small: Chec
 
 
 def check_chain(source: Results, records: Sequence[RunRecord], listed: Mapping[str, str]) -> Check:
-    """Check that every input of a job is, by its hash, what the run record of an earlier job says it wrote."""
+    """Check by hashes that every input of a job is the file that an earlier job wrote."""
     check = Check("chain")
     made = {path: (record, digest) for record in records for path, digest in record.files.items()}
     check.problems += [
@@ -95,7 +95,7 @@ def check_chain(source: Results, records: Sequence[RunRecord], listed: Mapping[s
 
 
 def check_settings(records: Sequence[RunRecord], params: Params) -> Check:
-    """Compare the parameters and the code that the records name with those of the checkout."""
+    """Compare the parameters and code digests in the run records with those of the checkout."""
     check = Check("settings", "made with the parameters and the code of this checkout")
     for record in records:
         if record.source not in (None, digest(record.step)):
@@ -111,7 +111,7 @@ def check_settings(records: Sequence[RunRecord], params: Params) -> Check:
 
 
 def _different(record: RunRecord, params: Params) -> Iterator[tuple[str, Any, Any]]:
-    """List the options of a record that the parameters have otherwise, as (key, recorded, now), but those that change no result."""
+    """List the options of a record that differ from the parameters, as (key, recorded, now), without those that change no result."""
     now = _options_now(record, params)
     bound_alone = record.step == "evaluate" and "iwae.csv" not in record.outputs
     for name in now.keys() & record.options.keys():
@@ -132,7 +132,7 @@ _BY_MACHINE = {("compute", "device"), ("prepare", "path")}
 
 
 def _options_now(record: RunRecord, params: Params) -> dict[str, Any]:
-    """Return what a step with these parameters would record as its options, as far as that is known without running it."""
+    """Return the options that a step would record with these parameters, as far as they are known without running it."""
     blocks = ("prepare", "model", "evaluate", "sample", "figures", "grid")
     now: dict[str, Any] = {name: getattr(params, name).model_dump(mode="json") for name in blocks}
     now["prepare"].pop("path")  # names no place of another machine

@@ -1,4 +1,4 @@
-"""Make a folder for deposit: the workflow, the small results of a preset, and a Workflow Run RO-Crate that says how each was made."""
+"""Make a folder for deposit: the workflow, the small results of a preset, and a Workflow Run RO-Crate that describes how each was made."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def write_crate(params: Params, preset: str, results: Path, output: Path, checko
         checkout: folder of the Snakefile.
 
     Returns:
-        Number of jobs that it describes.
+        Number of jobs that the crate describes.
 
     Raises:
-        UserError: a run record or file is missing or is not the one that the others speak of, or `output` holds something else.
+        UserError: a run record or file is missing or is not the one that the others refer to, or `output` holds something else.
     """
     _check_output(output)
     source = Results(params, preset, results)
@@ -65,7 +65,7 @@ def _check_results(source: Results, records: list[RunRecord], small: list[str]) 
 
 def _outdated(source: Results, path: str, problem: str) -> UserError:
     """Return an error; Snakemake goes by time stamps and would take the file for finished, hence --force."""
-    return UserError(f"{source.folder / path}: {problem}; make it anew with: {source.command(path)} --force")
+    return UserError(f"{source.folder / path}: {problem}; make it again with: {source.command(path)} --force")
 
 
 def _write(crate: Any, output: Path) -> None:
@@ -86,7 +86,7 @@ def _write(crate: Any, output: Path) -> None:
 
 
 def _check_output(output: Path) -> None:
-    """Nothing but an earlier crate is replaced, and that only if nobody has added a file to it."""
+    """Raise UserError unless `output` is free, or holds an earlier crate to which no file was added."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     accepted = "accepted: a new folder, or a crate that `agave crate` wrote"
@@ -104,7 +104,7 @@ def _check_output(output: Path) -> None:
 
 
 def _files(checkout: Path) -> dict[str, Path]:
-    """Return what of the checkout goes into the crate, as {path there: path here}."""
+    """Return the files of the checkout that go into the crate, as {path in the crate: path here}."""
     files = {name: checkout / name for name in COPIED}
     for path in sorted((checkout / "workflow").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -116,7 +116,7 @@ def _files(checkout: Path) -> dict[str, Path]:
 
 
 def _describe(preset: str, records: list[RunRecord], files: dict[str, Path], checkout: Path) -> Any:
-    """Return the crate: its files, what it is and by whom, and all jobs."""
+    """Return the crate: its files, its description and authors, and all jobs."""
     from rocrate.rocrate import ROCrate
 
     from agave.review.crate_entities import CONTEXT, Entities, add_runs
@@ -136,7 +136,7 @@ def _describe(preset: str, records: list[RunRecord], files: dict[str, Path], che
 
 
 def _describe_root(entities: Any, citation: dict[str, Any], published: datetime) -> None:
-    """Say what the crate as a whole is: title, date, licence, authors and profiles."""
+    """Describe the crate as a whole: title, date, licence, authors and profiles."""
     from agave.review.crate_entities import PROFILES, WORKFLOW_PROFILE, single, time
 
     preset, root = entities.preset, entities.crate.root_dataset
@@ -165,7 +165,7 @@ def _describe_root(entities: Any, citation: dict[str, Any], published: datetime)
 
 
 def _describe_workflow(entities: Any, citation: dict[str, Any]) -> None:
-    """Say what the Snakefile is, with the licence and authors of the whole."""
+    """Describe the Snakefile, with the licence and authors of the whole."""
     workflow, root = entities.crate.mainEntity, entities.crate.root_dataset
     workflow["name"] = citation["title"]
     workflow["license"], workflow["creator"] = root["license"], root["author"]
@@ -174,9 +174,9 @@ def _describe_workflow(entities: Any, citation: dict[str, Any]) -> None:
 
 
 def _check_checkout(records: list[RunRecord], digests: dict[str, str]) -> None:
-    """Raise UserError unless the files of the checkout that the jobs read, as claims.yaml, are those that go into the crate."""
+    """Raise UserError unless the files of the checkout that the jobs read, such as claims.yaml, are those that go into the crate."""
     for record in records:
         for path, digest in input_paths(record):
             if not path.startswith("results/") and digests.get(path, digest) != digest:
                 name = record.path.removesuffix(".json")
-                raise UserError(f"{path}: has changed since {name} was made from it; make that anew with: snakemake all --cores all")
+                raise UserError(f"{path}: has changed since {name} was made from it; make that again with: snakemake all --cores all")

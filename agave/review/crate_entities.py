@@ -30,7 +30,7 @@ PROFILES = {
 }
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
 WORKFLOW_PROFILE = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
-RECORDED = tuple(step for step in STEPS if step != "report")  # the pages of the report are no results
+RECORDED = tuple(step for step in STEPS if step != "report")  # the pages of the report are not results
 FORMATS = {
     ".csv": "text/csv",
     ".json": "application/json",
@@ -64,12 +64,12 @@ RESULTS_OF = {"tables": "tables", "figures": "figures", "claims": "verdicts"}
 
 
 class Entities:
-    """Adds entities to a crate, each identifier once.
+    """Add entities to a crate, each identifier once.
 
     Attributes:
         crate: the crate.
         preset: the preset whose results it holds.
-        url: of the source code, if it is known.
+        url: address of the source code, if it is known.
         digests: {path: SHA-256} of the files in the crate.
     """
 
@@ -120,7 +120,7 @@ class Entities:
 
 
 def single(value: Any) -> Any:
-    """Return a list of one as the one, which is how RO-Crate writes it."""
+    """Return the element of a list of one, and other lists as they are, which is how RO-Crate writes them."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -139,7 +139,7 @@ def time(moment: datetime) -> str:
 
 
 def add_runs(entities: Entities, jobs: list[RunRecord]) -> None:
-    """Add tools, steps and one action a job, and the run of the whole workflow that they make up.
+    """Add tools, steps and one action per job, and the run of the whole workflow that they make up.
 
     Args:
         entities: holds all files already.
@@ -193,7 +193,7 @@ def _inputs(job: RunRecord, preset: str) -> list[tuple[str, str]]:
 
 
 def _action(entities: Entities, job: RunRecord, tool: dict[str, str]) -> dict[str, str]:
-    """Add one job: files and options in, files out, when, on what, at which cost, from which commit."""
+    """Add one job: its input files and options, output files, time, machine, cost and commit."""
     root = f"results/{entities.preset}/"
     inputs = [entities.reference(path, digest) for path, digest in _inputs(job, entities.preset)]
     options = [entities.value(f"option-{job.step}", name, value) for name, value in flat(job.options)]
@@ -232,7 +232,7 @@ def _action(entities: Entities, job: RunRecord, tool: dict[str, str]) -> dict[st
 
 
 def _usage(entities: Entities, job: RunRecord) -> Iterator[dict[str, str]]:
-    """Yield what a job cost, and what each of its parts, which were scattered over other jobs, cost."""
+    """Yield the cost of a job, and that of each of its parts, which were scattered over other jobs."""
     costs: dict[str, Cost] = {"": job.cost} | {f"{name}: ": cost for name, cost in job.parts.items()}
     for part, cost in costs.items():
         for name, (code, unit) in USAGE.items():
@@ -240,7 +240,7 @@ def _usage(entities: Entities, job: RunRecord) -> Iterator[dict[str, str]]:
 
 
 def _whole(entities: Entities, jobs: list[RunRecord]) -> dict[str, str]:
-    """Add the run of the workflow: what went in, what came out, from its first job to its last."""
+    """Add the run of the workflow: its inputs and outputs, from its first job to its last."""
     crate, root = entities.crate, f"results/{entities.preset}/"
     preset = entities.value("parameter", "preset", entities.preset)
     given = [("params", {"@id": "params.yaml"}), ("preset", preset), ("claims", {"@id": "claims.yaml"})]

@@ -1,4 +1,4 @@
-"""What Snakemake would do with finished results, asked in a throw-away copy, so that the checkout and its records stay as they are."""
+"""Ask Snakemake, in a throw-away copy, what it would do with finished results, so that the checkout and its records stay as they are."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ NOT_SHOWN = ("results", "logs", "work", ".git", ".snakemake", ".dvc", ".venv")
 def check_plan(source: Results, records: Sequence[RunRecord]) -> Check:
     """Check that Snakemake plans nothing: all files are there, and its records name the parameters and inputs of this checkout.
 
-    Time stamps do not count: that the files belong together is known by their hashes. Where the networks are not here, as in a
-    clone of the git repository, only the steps after them are planned.
+    Time stamps do not count, because the hashes show that the files belong together. If the networks are not here, as in a clone of the
+    git repository, only the steps after them are planned.
 
     Args:
         source: the results.
@@ -57,7 +57,7 @@ def check_plan(source: Results, records: Sequence[RunRecord]) -> Check:
 
 
 def _images(records: Sequence[RunRecord]) -> str | None:
-    """Return the images that the workflow was given by --config images=PATH, "" if it was given none, None if the path is unknown."""
+    """Return the path that the workflow was given by --config images=PATH: "" if there was none, None if it is unknown."""
     for record in records:
         if record.step == "prepare" and "--images" in record.command:
             path = record.command[record.command.index("--images") + 1]
@@ -66,12 +66,12 @@ def _images(records: Sequence[RunRecord]) -> str | None:
 
 
 def _scattered(records: Sequence[RunRecord]) -> int:
-    """Return over how many jobs the images of the importance-sampled bounds were scattered."""
+    """Return the number of jobs over which the images of the importance-sampled bounds were scattered."""
     return max([1, *(sum(name.startswith("shard ") for name in record.inputs) for record in records)])
 
 
 def _copy(source: Results, folder: Path) -> None:
-    """Make a folder that Snakemake takes for the checkout: links to it, and an empty file of one age for every result."""
+    """Make a folder that looks like the checkout to Snakemake: links to it, and for every result an empty file, all of one age."""
     folder.mkdir()
     for path in Path.cwd().iterdir():
         if path.name not in NOT_SHOWN:
@@ -92,7 +92,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _snakemake(folder: Path, *arguments: str) -> str:
-    """Run Snakemake in folder/checkout, with caches of its own, and return what it prints."""
+    """Run Snakemake in folder/checkout, with separate caches, and return what it prints."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
     environment |= {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(

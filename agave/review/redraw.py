@@ -1,4 +1,4 @@
-"""Make tables, figures and claims once more from the small files in git, and find what of them comes out otherwise."""
+"""Make tables, figures and claims again from the small files in git, and find those that differ."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def redraw(params: Params, preset: str, results: Path, to: Path, claims_file: Pa
         The claims as decided now.
 
     Raises:
-        UserError: what a table or figure needs is missing or damaged.
+        UserError: a file that a table or figure needs is missing or damaged.
     """
     for name in SOURCES:
         (to / name).symlink_to((results / name).resolve(), target_is_directory=True)
@@ -53,7 +53,7 @@ def redraw(params: Params, preset: str, results: Path, to: Path, claims_file: Pa
 
 
 def drawn() -> list[str]:
-    """Return what `redraw` writes, relative to results/<preset>/."""
+    """Return the files that `redraw` writes, relative to results/<preset>/."""
     return [
         *(f"tables/{name}" for name in tables.FILES),
         *(path for name in figures.NAMES for path in figures.outputs(name)),
@@ -63,7 +63,7 @@ def drawn() -> list[str]:
 
 
 def differences(results: Path, again: Path) -> Iterator[tuple[str, str]]:
-    """Find files that came out otherwise. A PDF that differs is judged by the PNG of the same figure.
+    """Find files that came out differently. A PDF that differs is judged by the PNG of the same figure.
 
     Args:
         results: results/<preset>.
@@ -91,7 +91,7 @@ def _text(old: Path, new: Path) -> str:
 def _csv(old: Path, new: Path) -> str:
     try:
         return _frames(pd.read_csv(old, encoding="utf-8"), pd.read_csv(new, encoding="utf-8"))
-    except ValueError:  # pandas' errors and bytes that are no UTF-8
+    except ValueError:  # pandas' errors and bytes that are not UTF-8
         return "no table"
 
 

@@ -1,6 +1,6 @@
-"""The reviewer's check of the results of a preset: nothing is computed that needs a trained network, and nothing in the checkout changes.
+"""Check the results of a preset for a reviewer, without trained networks and without any change of the checkout.
 
-It works with all results and in a clone of the git repository alone, which has neither weights nor image arrays.
+This works with all results, and also in a clone of the git repository, which has neither weights nor image arrays.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def verify(params: Params, preset: str, results: Path, claims_file: Path, say: C
 
 
 def _checks(source: Results, claims_file: Path, decisions: list[Decision]) -> Iterator[Check]:
-    """Run the checks in order; each but the first is run only where those that it relies on have passed."""
+    """Run the checks in order. If the first one fails, the others are not run."""
     listed = read_checksums(source)
     check = check_small_files(source, listed)
     if not check.problems:  # else records may be damaged
@@ -86,7 +86,7 @@ def _show(check: Check, say: Callable[[str], None]) -> None:
 
 
 def _redrawn(source: Results, claims_file: Path, decisions: list[Decision]) -> Check:
-    """Make every table, figure and claim once more in another folder and compare it with what lies there."""
+    """Make every table, figure and claim again in another folder, and compare them with the results."""
     check = Check("redrawn")
     with tempfile.TemporaryDirectory(prefix="agave-verify-") as name:
         decisions += redraw.redraw(source.params, source.preset, source.folder, Path(name), claims_file)
@@ -99,7 +99,7 @@ def _redrawn(source: Results, claims_file: Path, decisions: list[Decision]) -> C
 
 
 def claims_page(decisions: Sequence[Decision]) -> Iterator[str]:
-    """Write the verdicts as lines: two a claim, then how many of each."""
+    """Yield the verdicts as lines: two per claim, then the number of each verdict."""
     for decision in decisions:
         one = decisive(decision)
         yield f"{decision.claim.id:<4} {decision.verdict:<26} {decision.claim.claim}"

@@ -1,4 +1,4 @@
-"""Weights and rolling training state on disk: whole, checksummed, never a pickle."""
+"""Keep weights and the rolling state of a training on disk: complete files with checksums, never pickles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEY = "agave"  # one metadata key holds one JSON text: several keys would be wr
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write named tensors and JSON metadata as one safetensors file, atomically. Same content, same bytes."""
+    """Write named tensors and JSON metadata as one safetensors file, atomically. The same content gives the same bytes."""
     data = dump_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {_KEY: json.dumps(metadata)})
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
@@ -44,7 +44,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; accepted: a model written by `agave pretrain` or `agave joint`") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: truncated or no safetensors file ({error})") from None
+        raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from None
     if _KEY not in metadata:
         raise UserError(f"{path}: holds no agave metadata; accepted: a model written by `agave pretrain` or `agave joint`")
     return dict(json.loads(metadata[_KEY]))
@@ -61,16 +61,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except SafetensorError as error:
-        raise UserError(f"{path}: truncated or no safetensors file ({error})") from None
+        raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from None
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Copy weights into a module, all or none.
 
     Args:
-        module: takes exactly these names and shapes.
-        tensors: by name.
-        source: of the tensors, for the message.
+        module: module with exactly these names and shapes.
+        tensors: weights by name.
+        source: origin of the tensors, for the message.
 
     Raises:
         UserError: the weights are of another architecture.
@@ -93,12 +93,12 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
 class RollingState:
     """The last two states of a training, in a folder that belongs to exactly one training.
 
-    The folder's name is a hash of parameters, inputs and source, so another configuration's state is never found. A file's
-    name carries its step and the SHA-256 of its bytes: a truncated or changed file is recognised and the one before is used.
+    The folder's name is a hash of parameters, inputs and code, so the state of another configuration is never found. A file's name has
+    its step and the SHA-256 of its bytes, so a truncated or changed file is recognised and the one before is used.
 
     Args:
-        folder: of this training.
-        lock: whether to keep other trainings out; of several processes of one training, one does.
+        folder: folder of this training.
+        lock: whether to keep other trainings out; one process of a training does so.
 
     Raises:
         UserError: another process is training there, or the folder cannot be written to.
@@ -140,7 +140,7 @@ class RollingState:
             path.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest whole state, or None. Damaged files are named on stderr and removed."""
+        """Return the newest complete state, or None. Damaged files are named on stderr and removed."""
         for step, digest, path in reversed(self._files()):
             try:
                 data = path.read_bytes()
@@ -155,11 +155,11 @@ class RollingState:
         return None
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         self._lock.close()
 
 
 def identity(**parts: Any) -> str:
-    """Return a short hash of everything that decides a training: the name of its state folder."""
+    """Return a short hash of everything that determines a training, the name of its state folder."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

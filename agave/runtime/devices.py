@@ -1,4 +1,4 @@
-"""The processes of one training, one a device, and how memory is kept between steps."""
+"""Choose devices, connect the processes of a training (one per device), and keep memory between steps."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from agave.runtime.interruption import Stop
 
 @dataclass(frozen=True)
 class Place:
-    """Where work runs and what it may take; nothing here changes a result beyond rounding.
+    """The device, threads and limits of some work; nothing here changes a result beyond rounding.
 
     Attributes:
         state: folder of all rolling states.
-        device: overrides the preset's `compute.device`, or None.
-        threads: CPU threads, or None for torch's default.
+        device: device in place of the preset's `compute.device`, or None.
+        threads: number of CPU threads, or None for torch's default.
         stop: how often to save and when to stop early.
-        source: digest of the code, part of a state's identity.
+        source: digest of the code, part of the identity of a state.
         tensorboard: folder for TensorBoard, or None.
     """
 
@@ -43,10 +43,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that train one model together; the default is one process alone.
+    """Processes that train one model together; by default a single process.
 
     Attributes:
-        rank: of this process, 0 to size - 1. Rank 0 writes and speaks.
+        rank: rank of this process, 0 to size - 1. Rank 0 writes files and messages.
         size: number of processes.
     """
 
@@ -55,11 +55,11 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes files and messages for all."""
         return self.rank == 0
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Return the sum over all processes; the tensor itself is left as it is."""
+        """Return the sum over all processes; the tensor itself is unchanged."""
         if self.size == 1:
             return tensor
         total = tensor.clone()
@@ -77,7 +77,7 @@ class Group:
 
 
 def choose_device(compute: Compute, override: str | None = None) -> torch.device:
-    """Return the device to run on: of several processes, each its own GPU.
+    """Return the device to run on. Each of several processes gets a GPU of its own.
 
     Raises:
         UserError: a GPU is asked for and there is none.
@@ -94,7 +94,7 @@ def choose_device(compute: Compute, override: str | None = None) -> torch.device
 
 
 def set_up(compute: Compute, device: str | None, threads: int | None) -> torch.device:
-    """Choose the device, pin the threads, keep freed memory, and ask a GPU for repeatable algorithms and full float32 precision."""
+    """Choose the device, set the threads, keep freed memory, and ask a GPU for repeatable algorithms and full float32 precision."""
     if threads is not None:
         torch.set_num_threads(threads)
     _keep_freed_memory()
@@ -107,13 +107,13 @@ def set_up(compute: Compute, device: str | None, threads: int | None) -> torch.d
 
 
 def _of_torchrun(variable: str, alone: str) -> str:
-    """Return a variable that torchrun sets; one that was inherited from another launcher does not count."""
+    """Return a variable that torchrun set; a variable inherited from another launcher is ignored."""
     return os.environ.get(variable, alone) if "TORCHELASTIC_RUN_ID" in os.environ else alone
 
 
 @contextmanager
 def group_of(device: torch.device) -> Iterator[Group]:
-    """Connect the processes that torchrun started together with this one while active; without torchrun it is one alone."""
+    """Connect the processes that torchrun started while the context is active; without torchrun there is a single process."""
     size = int(_of_torchrun("WORLD_SIZE", "1"))
     if size == 1:
         yield Group()
@@ -126,7 +126,7 @@ def group_of(device: torch.device) -> Iterator[Group]:
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step: fetching it anew, page by page, took a tenth of a step's time."""
+    """Tell glibc to keep freed memory for the next step, because fetching it again took a tenth of the time of a step."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):

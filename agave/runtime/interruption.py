@@ -1,4 +1,4 @@
-"""Stopping long work in time: signals, time limits, and how often to save."""
+"""Stop long work in time: signals, time limits, and the interval between saves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from agave.errors import UserError
 
 
 class InterruptedWorkError(UserError):
-    """Work stopped before its end with its state saved."""
+    """Raised when work stops before its end with its state saved."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """When to stop early, and how often to save.
+    """The time limit of some work, and the interval between saves.
 
     Attributes:
         save_every: seconds between saved states.
@@ -30,7 +30,7 @@ class Stop:
 
 @contextmanager
 def stopping_signals() -> Iterator[threading.Event]:
-    """While active, TERM and INT set the event instead of killing the process; the step in hand is finished."""
+    """Let TERM and INT set the event instead of killing the process while the context is active; the current step is finished."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

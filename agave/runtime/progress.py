@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log."""
+"""Show the progress of long work: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts finished units of a task and shows rate, time left and a figure of merit.
+    """Count finished units of a task, and show rate, time left and a figure of merit.
 
     Args:
-        total: units in all.
-        label: what is being done.
-        unit: what is counted, for example "step".
-        start: units done before, when resuming.
+        total: number of units in all.
+        label: name of the task.
+        unit: name of a unit, for example "step".
+        start: number of units done before, when resuming.
         interval: seconds between the lines of a log.
-        quiet: say nothing; another process speaks.
+        quiet: whether to print nothing, because another process does.
     """
 
     def __init__(self, total: int, label: str, unit: str, start: int = 0, interval: float = 15.0, quiet: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Images from a PixelCNN++, pixel by pixel in raster order."""
+"""Draw images from a PixelCNN++, pixel by pixel in raster order."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def sample(
         features: (B, feature_channels, H, W), f(z) in [-1, 1] at the size of x; None: unconditional.
         batch: number of images B.
         shape: (H, W) of the images, or (3, H, W).
-        seed: of the noise, keyed by image: the images do not depend on how many are drawn at once.
-        cached: compute every activation once; False runs the whole network for every pixel (slow, for checking).
+        seed: seed of the noise, keyed by image: the images do not depend on how many are drawn at once.
+        cached: whether every activation is computed once; False runs the whole network for every pixel (slow, for checking).
         teacher: (B, 3, H, W) uint8; the pixels are set to these instead of being drawn; `given` does not count then.
-        return_logits: also return the logits that each pixel was drawn from.
+        return_logits: whether to return also the logits that each pixel was drawn from.
         first: index of the first image, when a larger set is drawn in pieces.
-        stream: what the noise is for, see `agave.random_numbers`.
-        options: `round_pixels` and `temperature`, see `likelihoods.sample_mixture`; None: rounded, temperature 1: the law of the model.
+        stream: purpose of the noise, see `agave.random_numbers`.
+        options: `round_pixels` and `temperature`, see `likelihoods.sample_mixture`; None: rounded, temperature 1.
         given: (B, 3, h, W) uint8, the first h rows of the images, which are then completed.
-        label: show progress under this name.
+        label: name under which progress is shown; None shows none.
 
     Returns:
         (B, 3, H, W) uint8; with `return_logits` also (B, 10 K, H, W).
@@ -88,8 +88,8 @@ def _check_known(teacher: Tensor | None, given: Tensor | None, batch: int, heigh
 class _Pixels:
     """The buffers of a batch of images that is drawn, and the loop over their pixels.
 
-    One row of each buffer, (W, B, ...), is unbound into columns: a step reads and writes the same addresses in every row, so that it
-    can be recorded as a CUDA graph.
+    One row of each buffer, (W, B, ...), is unbound into columns. A step thus reads and writes the same addresses in every row and can be
+    recorded as a CUDA graph.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class _Pixels:
 
 
 class _FullPasses:
-    """The interface of `CachedPixelCNNpp` by a whole forward pass for every pixel: the slow reference."""
+    """The slow reference for `CachedPixelCNNpp`: the same interface with a whole forward pass for every pixel."""
 
     phase = 0
 
@@ -169,4 +169,4 @@ class _FullPasses:
         self.x[:, :, self.row, column] = pixel
 
     def end_row(self) -> None:
-        """Do nothing: the next pass computes everything anew."""
+        """Do nothing, because the next pass computes everything again."""

@@ -1,9 +1,9 @@
-"""PixelCNN++ one pixel at a time: every hidden activation is computed once.
+"""Run PixelCNN++ one pixel at a time, so that every hidden activation is computed once.
 
-A full forward pass per pixel computes H W times what one pass computes once. Here the vertical stream runs once a row and the
-horizontal stream once a pixel; each convolution keeps the one row above that it still needs. Coarser grids run when their
-pixel is due, and the outputs of transposed convolutions wait until the finer grid reaches them. All that depends on f(z)
-alone, and all weights, are computed once before the first pixel.
+A full forward pass for every pixel would compute everything H W times. Here the vertical stream runs once per row and the
+horizontal stream once per pixel; each convolution keeps the one row above that it still needs. Coarser grids run when their
+pixel is due, and the outputs of transposed convolutions wait until the finer grid reaches them. Everything that depends on f(z)
+alone, and all effective weights, are computed once before the first pixel.
 
 Source: Ramachandran et al. (2017), Fast Generation for Convolutional Autoregressive Models.
 """
@@ -23,7 +23,7 @@ from agave.models.pixelcnn_pp import PixelCNNpp
 
 
 class _RowConv:
-    """A down-shifted convolution fed one row (B, C, 1, W) at a time; keeps the row before."""
+    """A down-shifted convolution that is given one row (B, C, 1, W) at a time and keeps the row before."""
 
     def __init__(self, layer: WeightNormConv2d, batch: int, width: int, like: Tensor) -> None:
         self.weight, self.bias = layer.weight(), layer.bias
@@ -52,9 +52,9 @@ class _ConcatELU:
 
 
 class _PixelConv:
-    """A 2x2 down-right convolution of one pixel (B, C) at a time; keeps the row above and the row so far.
+    """A 2x2 down-right convolution that is given one pixel (B, C) at a time and keeps the row above and the row so far.
 
-    The two rows lie interleaved, (B, W + 1, 2, C), so that the 2x2 neighbourhood of a pixel is one contiguous piece.
+    The two rows are interleaved, (B, W + 1, 2, C), so that the 2x2 neighbourhood of a pixel is one contiguous piece.
     """
 
     def __init__(self, layer: WeightNormConv2d, batch: int, width: int, like: Tensor) -> None:
@@ -143,7 +143,7 @@ class _PixelBlock:
 
 
 class _Upsize:
-    """The way from a coarse grid to the next finer one: both outputs wait until the finer grid reaches them."""
+    """The step from a coarse grid to the next finer one. Both outputs wait until the finer grid reaches them."""
 
     def __init__(self, u: WeightNormConv2d, ul: WeightNormConv2d, batch: int, width: int, like: Tensor) -> None:
         assert ul.bias is not None
@@ -174,21 +174,21 @@ def _concat_elu(x: Tensor) -> Tensor:
 
 
 def _by_pixel(row: Tensor, out: Tensor) -> None:
-    """(B, C, 1, W) -> (W, B, C): indexing by column gives a matrix."""
+    """Rearrange (B, C, 1, W) -> (W, B, C), so that indexing by column gives a matrix."""
     out.copy_(row[:, :, 0].permute(2, 0, 1))
 
 
 class CachedPixelCNNpp:
-    """The pixel-by-pixel evaluation of a `PixelCNN` for one batch of images.
+    """The pixel-by-pixel evaluation of a `PixelCNNpp` for one batch of images.
 
     Call `start_row(i)`, then for each column `logits(j)` and `write(j, pixel)`, then `end_row()`, for all rows in order.
     `logits` and `write` allocate nothing and, for rows of the same `phase`, read and write the same addresses.
 
     Args:
-        model: in evaluation mode.
+        model: a network in evaluation mode.
         batch: number of images B.
-        height: of the images, pixels.
-        width: of the images, pixels.
+        height: height of the images, pixels.
+        width: width of the images, pixels.
         features: (B, feature_channels, H, W), or None.
 
     Raises:
@@ -239,16 +239,16 @@ class CachedPixelCNNpp:
 
     @property
     def phase(self) -> int:
-        """Which of the 2^(resolutions - 1) kinds of rows the current one is: they differ in the levels that are due."""
+        """The kind of the current row, one of 2^(resolutions - 1), which differ in the levels that are due."""
         return self.row % (1 << (self.levels - 1))
 
     def _depth(self, index: int) -> int:
-        """The coarsest level that has a pixel (or row) at this fine index."""
+        """Return the coarsest level that has a pixel (or row) at this fine index."""
         return self.levels - 1 if index == 0 else min(self.levels - 1, (index & -index).bit_length() - 1)
 
     @torch.no_grad()
     def start_row(self, row: int) -> None:
-        """Run the vertical stream for an image row: it sees the rows above only."""
+        """Run the vertical stream, which sees only the rows above, for an image row."""
         self.row, depth = row, self._depth(row)
         if row == 0:  # the shifts follow the convolutions: the first row is zero, without bias
             u = above = self.zero_row
@@ -283,7 +283,7 @@ class CachedPixelCNNpp:
 
     @torch.no_grad()
     def logits(self, column: int) -> Tensor:
-        """Logits (B, 10 K) of the pixel at this column of the current row, valid until the next call."""
+        """Return the logits (B, 10 K) of the pixel at this column of the current row; they are valid until the next call."""
         row, depth = self.row, self._depth(self.row | column)
         ul = self.above[column]
         if column > 0:
@@ -308,7 +308,7 @@ class CachedPixelCNNpp:
         return torch.addmm(self.out_bias, F.elu_(self.out_elu.copy_(ul)), self.out_matrix, out=self.out)
 
     def write(self, column: int, pixel: Tensor) -> None:
-        """Set the pixel (B, 3), in [-1, 1], that the following ones see."""
+        """Set the pixel (B, 3), in [-1, 1], which the following pixels see."""
         self.here[column].copy_(pixel)
 
     @torch.no_grad()

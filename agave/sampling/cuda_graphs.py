@@ -1,4 +1,4 @@
-"""Repeated steps as CUDA graphs: on a GPU a step of hundreds of small kernels costs one launch. Not yet run on a GPU."""
+"""Run repeated steps as CUDA graphs: on a GPU a step of hundreds of small kernels costs one launch. Not yet run on a GPU."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 
 class RecordedSteps:
-    """Runs steps; on a GPU a step that comes again is recorded once and replayed from then on.
+    """Run steps; on a GPU a step that is repeated is recorded once and replayed from then on.
 
-    Steps of one key must do the same operations on the same addresses: what differs between them lies in tensors that are
-    overwritten in place. On a processor they simply run.
+    Steps of one key must do the same operations on the same addresses: what differs between them is in tensors that are
+    overwritten in place. On a CPU steps just run.
 
     Args:
-        device: where the steps compute.
-        record: False only runs them.
+        device: device on which the steps run.
+        record: whether steps are recorded; False only runs them.
     """
 
     def __init__(self, device: torch.device, record: bool = True) -> None:
@@ -25,7 +25,7 @@ class RecordedSteps:
         self._pool = torch.cuda.graph_pool_handle() if self._records else None
 
     def run(self, key: Hashable, step: Callable[[], object]) -> None:
-        """Run a step. The first one of a key runs as it is, which also prepares the libraries for the recording."""
+        """Run a step. The first step of a key runs without recording, which also prepares the libraries for it."""
         if not self._records or key not in self._seen:
             self._seen.add(key)
             step()

@@ -1,4 +1,4 @@
-"""The step `claims`: what the results say about each claim of the paper."""
+"""The step `claims`: decide each claim of the paper by the results."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ from agave.runtime.devices import Place, images_to_tensor, set_up
 
 @dataclass(frozen=True)
 class Options:
-    """How an evaluation runs. None of these changes a reported number: those are made in float32.
+    """Options of an evaluation. None of them changes a reported number, because these are computed in float32.
 
     Attributes:
-        shard: (number from 1, count): only these images, and write the file of this shard; None: all images.
-        memory: bytes that the networks and their activations may take; None: `memory.default_budget`.
+        shard: (number from 1, count): evaluate only these images and write the file of this shard; None: all images.
+        memory: memory for the networks and their activations, bytes; None: `memory.default_budget`.
         precision: "float32", or "bfloat16" for a quick look; the results say which.
     """
 
@@ -46,16 +46,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated.
+    """An evaluation: the model, its data and its options.
 
     Attributes:
-        params: of the preset.
-        cell: which model.
-        seed: of its training; the noise of the evaluation has its own (`evaluate.seed`).
+        params: parameters of the preset.
+        cell: the model.
+        seed: seed of its training; the noise of the evaluation has its own (`evaluate.seed`).
         data: folder of `agave prepare`.
         weights: model.safetensors of the cell.
         output: folder for the results.
-        options: how it runs.
+        options: options of the evaluation.
     """
 
     params: Params
@@ -68,11 +68,11 @@ class Evaluation:
 
     @property
     def inputs(self) -> dict[str, Path]:
-        """The files that are read."""
+        """The files that the evaluation reads."""
         return {"images": self.data / "test.npy", "model": self.weights}
 
     def described(self) -> dict[str, Any]:
-        """Return what decides the values, besides the inputs."""
+        """Return everything besides the inputs that determines the values."""
         evaluate = self.params.evaluate.model_dump(exclude={"batch"})
         return {"cell": self.cell.name, "seed": self.seed, "evaluate": evaluate, "precision": self.options.precision}
 
@@ -93,7 +93,7 @@ class Evaluation:
         }
 
     def iwae_images(self) -> tuple[ImageArray, str]:
-        """Return the images of the importance-sampled bound, and a hash of all that decides its values.
+        """Return the images of the importance-sampled bound, and a hash of everything that determines its values.
 
         Raises:
             UserError: the system has no latent variables, or there are too few images.
@@ -110,7 +110,7 @@ class Evaluation:
 
 
 class _Run:
-    """The model of an evaluation on its device, images as tensors, the batch that fits, the run record."""
+    """A running evaluation: the model on its device, images as tensors, the batch that fits, the run record."""
 
     def __init__(self, evaluation: Evaluation, place: Place, images: ImageArray) -> None:
         params, cell, options = evaluation.params, evaluation.cell, evaluation.options
@@ -148,8 +148,8 @@ def evaluate_bound(evaluation: Evaluation, place: Place) -> None:
 def evaluate_iwae(evaluation: Evaluation, place: Place) -> None:
     """Write the importance-sampled bound of a cell on all test images or the first so many (`evaluate.iwae_images`).
 
-    With `options.shard` only the images of that shard, as iwae-NUMBER-of-COUNT.npz for `gather_iwae`; else iwae.csv,
-    growth.csv and iwae.npz. Finished images are kept in the state folder of `place`, and a rerun goes on from them.
+    With `options.shard` it writes only the images of that shard, as iwae-NUMBER-of-COUNT.npz for `gather_iwae`; otherwise iwae.csv,
+    growth.csv and iwae.npz. Finished images are kept in the state folder of `place`, from which a rerun resumes.
 
     Raises:
         UserError: bad input, or a value that is not finite.

@@ -17,7 +17,7 @@ def inputs(name: str, params: Params) -> list[str]:
 
 
 def options(name: str, params: Params) -> dict[str, Any]:
-    """Return the parameters that a figure depends on: its look, and what its labels and footnote say."""
+    """Return the parameters that a figure depends on: those of its look, and those that its labels and footnote name."""
     read: dict[str, Any] = {"figures": params.figures.model_dump()}
     if name == "2":
         read["model"] = params.model.model_dump()

@@ -1,4 +1,4 @@
-"""PixelCNN++ weights from elsewhere and for elsewhere, by canonical name."""
+"""Import PixelCNN++ weights that were trained elsewhere, and export ours, by canonical name."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def import_pixelcnn_pp(params: Params, weights: Path, output: Path) -> None:
     """Write weights trained elsewhere as `agave pretrain pixelcnn_pp` writes its own.
 
     Args:
-        params: of the preset; its sizes must be those of the weights.
+        params: parameters of the preset; its sizes must be those of the weights.
         weights: .npz or .safetensors file of arrays as `load_published_weights` takes them.
         output: folder for model.safetensors, raw.safetensors (the same weights) and run.json.
 
     Raises:
-        UserError: the file is no such file, or holds the weights of another network.
+        UserError: the file is of another format, or holds the weights of another network.
     """
     arrays: dict[str, Any] = _read(weights)
     cell = Cell("pixelcnn_pp", resolution=params.prepare.image_size)
@@ -52,7 +52,7 @@ def export_pixelcnn_pp(params: Params, model: Path, output: Path) -> None:
     """Write a pretrained PixelCNN++ as effective weights and biases by canonical name.
 
     Args:
-        params: of the preset that it was trained with.
+        params: parameters of the preset that it was trained with.
         model: model.safetensors of `agave pretrain pixelcnn_pp`.
         output: .npz or .safetensors file to write.
 

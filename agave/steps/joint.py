@@ -1,4 +1,4 @@
-"""The step `joint`: a model of the grid, from pretrained weights (Eq. 7), or a further system of Table 1, from new ones."""
+"""The step `joint`: train a model of the grid from pretrained weights (Eq. 7), or a further system of Table 1 from new ones."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from agave.training.job import TrainingJob
 
 
 def run(params: Params, cell: Cell, seed: int, data: Path, pretrained: Mapping[str, Path | None], output: Path, place: Place) -> None:
-    """Train a cell, from the prepared images and pretrained networks to weights.
+    """Train a cell from the prepared images and pretrained networks, and write its weights.
 
     Args:
-        params: of the preset.
-        cell: which model; a baseline goes on with its one network.
-        seed: of data order and noise.
+        params: parameters of the preset.
+        cell: the model; a baseline continues to train its one network.
+        seed: seed of data order and noise.
         data: folder of `agave prepare`.
         pretrained: files of pretrained weights by part of the model; those of parts that the cell lacks are ignored.
         output: folder for model.safetensors (averaged weights), raw.safetensors, history.csv and run.json.
-        place: where it runs.
+        place: device and limits of the training.
 
     Raises:
         UserError: bad input, or no GPU where the preset wants one.

@@ -1,4 +1,4 @@
-"""The step `prepare`: images from a source, verified, split, stored as uint8 arrays with a manifest."""
+"""The step `prepare`: get images from a source, verify and split them, and store them as uint8 arrays with a manifest."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def run(params: Params, output: Path, images: Path | None = None) -> dict[str, A
 def prepare(params: Params, output: Path, images: Path | None = None) -> dict[str, Any]:
     """Get, verify and split the images; write train.npy, test.npy and manifest.json.
 
-    All three files are complete before the first is put in place, and the manifest comes last: on any error the folder
-    is as it was. The same parameters give the same bytes. What was left out of a folder is named in one line on stderr.
+    All three files are complete before the first is put in place, and the manifest comes last, so after an error the folder is as it
+    was. The same parameters give the same bytes. What was left out of a folder is named in one line on stderr.
 
     Args:
-        params: of the preset; the block `prepare` says which images.
+        params: parameters of the preset; the block `prepare` says which images.
         output: the folder to write to; made if missing.
         images: array file or folder; takes the place of `prepare.source` and `prepare.path`.
 

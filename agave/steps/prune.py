@@ -1,7 +1,7 @@
-"""Find results of models that the grid does not name any more by their names and set them aside, never delete them.
+"""Find results of models that the grid no longer names, by their folder names, and set them aside without deleting them.
 
-Without this a shrunken grid would leave its old cells in results/ and in DVC's ledger. Trained weights can be days of work and
-a grid is easily mistyped, so what goes is moved to a folder that the user empties: moved back, it counts as finished again.
+Without this, a smaller grid would leave its old cells in results/ and in DVC's ledger. Trained weights can be days of work and a grid
+is easily mistyped, so results are moved to a folder that the user empties. When they are moved back, they count as finished again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _SEED = re.compile(r"seed~[0-9]+")
 
 
 def stale(params: Params, results: Path) -> list[str]:
-    """Find what the workflow once wrote for models, seeds or bounds that the parameters do not ask for any more.
+    """Find what the workflow wrote for models, seeds or bounds that the parameters no longer ask for.
 
-    Only names that the workflow gives count, so files of other origin are never listed.
+    Only names that the workflow gives count, so other files are never listed.
 
     Args:
         params: the parameters of the preset.
@@ -53,7 +53,7 @@ def stale(params: Params, results: Path) -> list[str]:
 
 
 def free_folder(preset: str) -> Path:
-    """Return the folder that the next results to be set aside go to: work/pruned/<preset>/<number>."""
+    """Return the folder for the next results that are set aside: work/pruned/<preset>/<number>."""
     number = 1
     while (folder := Path("work/pruned") / preset / str(number)).exists() or list_of(folder).exists():
         number += 1
@@ -61,7 +61,7 @@ def free_folder(preset: str) -> Path:
 
 
 def list_of(folder: Path) -> Path:
-    """Return the file that lists what was set aside in a folder: beside it, so that all in the folder can be copied back."""
+    """Return the file that lists what was set aside in a folder. It is beside the folder, whose contents can thus be copied back."""
     return folder.with_name(f"{folder.name}.txt")
 
 
@@ -71,7 +71,7 @@ def set_aside(paths: Sequence[str], results: Path, folder: Path) -> None:
     Args:
         paths: relative to `results`.
         results: results/<preset>.
-        folder: where to; nothing in it is overwritten.
+        folder: destination; nothing in it is overwritten.
 
     Raises:
         UserError: one of them is there already, or cannot be moved.
@@ -79,7 +79,7 @@ def set_aside(paths: Sequence[str], results: Path, folder: Path) -> None:
     for path in paths:
         target = folder / path
         if target.exists():
-            raise UserError(f"{target}: exists already; accepted: a folder to set results aside that does not hold them yet")
+            raise UserError(f"{target}: already exists; accepted: a folder to set results aside that does not hold them yet")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(results / path, target)

@@ -1,4 +1,4 @@
-"""The step `records`: sum up from the run records what every step cost, and write the SHA-256 of every small result."""
+"""The step `records`: sum up the cost of every step from the run records, and write the SHA-256 of every small result."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MARKDOWN = "records/compute.md"
 
 
 def inputs(params: Params) -> list[str]:
-    """Return the files that `write_records` reads, relative to results/<preset>/: all small results, which lie in git."""
+    """Return the files that `write_records` reads, relative to results/<preset>/: all small results, which are in git."""
     return small_files(params)
 
 
 def write_records(params: Params, preset: str, results: Path) -> None:
-    """Write records/compute.csv and compute.md, what each step cost, records/SHA256SUMS and records/run.json below `results`.
+    """Write records/compute.csv and compute.md (the cost of each step), records/SHA256SUMS and records/run.json below `results`.
 
     Args:
         params: the parameters of the preset.
@@ -46,9 +46,9 @@ def write_records(params: Params, preset: str, results: Path) -> None:
 
 
 def compute_rows(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
-    """Sum up the cost of jobs: a row a step, in data-flow order, and one for all.
+    """Sum up the cost of jobs: one row per step, in data-flow order, and one for all.
 
-    A job that joins parts counts with what they cost.
+    The cost of a job that joins parts includes that of the parts.
     """
     jobs: dict[str, list[Cost]] = {step: [] for step in STEPS}
     for record in records:

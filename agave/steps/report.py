@@ -1,6 +1,6 @@
-"""The step `report`: write the pages of the report that show text as html files that need nothing else.
+"""The step `report`: write the text pages of the report as self-contained html files.
 
-Snakemake's report shows pictures and html; csv, json and Markdown it only offers for download.
+Snakemake's report shows pictures and html, while it offers csv, json and Markdown only for download.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ td[style*="right"], .line { white-space: nowrap; }
 .not-testable-at-this-scale { background: #e8e8e8; white-space: normal; }
 """
 
-# A whole document; its policy lets it load nothing.
+# A whole document, whose policy does not let it load anything.
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -119,7 +119,7 @@ def _text(source: Results, path: str) -> str:
 
 
 def _of_markdown(title: str, text: str) -> str:
-    """Return a page that shows a Markdown text; cells that hold a verdict are coloured."""
+    """Return a page that shows a Markdown text; table cells with a verdict are coloured."""
     body: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = VERDICT.sub(lambda found: f'<td class="verdict {found[1].replace(" ", "-")}">{found[1]}</td>', body)
     heading = Markup("") if "<h1>" in body else Markup("<h1>{}</h1>\n").format(title)
@@ -160,7 +160,7 @@ def _manifest(source: Results) -> dict[str, Any]:
     except ValueError:
         raise source.wrong(MANIFEST, "is not JSON") from None
     if not isinstance(found, dict):
-        raise source.wrong(MANIFEST, "is no manifest")
+        raise source.wrong(MANIFEST, "is not a manifest")
     return found
 
 

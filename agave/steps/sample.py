@@ -1,4 +1,4 @@
-"""The step `sample`: the images of a trained cell that the figures show."""
+"""The step `sample`: draw the images of a trained cell that the figures show."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from agave.runtime.devices import Place, images_to_tensor, set_up
 def run(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place) -> None:
     """Write samples.npz, uint8 arrays (N, height, width, 3), with the same test images and noise for every cell.
 
-    A cell with a VAE: original, reconstruction (f(z), z from the posterior), prior (f(z), z from the prior). With a PixelCNN++
-    besides: reconstruction_sample and prior_sample given these f(z), and completion, the original with all but its first rows drawn
-    anew given the reconstruction's f(z). The VAE alone: prior_draw, a draw from p(y|z). PixelCNN++ alone: original, prior_sample and
-    completion.
+    For a cell with a VAE these are original, reconstruction (f(z) with z from the posterior) and prior (f(z) with z from the prior).
+    With a PixelCNN++ as well, there are also reconstruction_sample and prior_sample, drawn given these f(z), and completion, the
+    original with all but its first rows drawn again given the reconstruction's f(z). The VAE alone has prior_draw, a draw from p(y|z).
+    PixelCNN++ alone has original, prior_sample and completion.
 
     Args:
-        params: of the preset.
-        cell: which model.
-        seed: of its training.
+        params: parameters of the preset.
+        cell: the model.
+        seed: seed of its training.
         data: folder of `agave prepare`.
         weights: model.safetensors of the cell.
         output: folder for samples.npz and samples.json.
-        place: where it runs.
+        place: device and limits of the work.
 
     Raises:
         UserError: bad input.

@@ -1,4 +1,4 @@
-"""The step `tables`: all bounds of the grid in one file, and Table 1."""
+"""The step `tables`: gather all bounds of the grid in one file, and write Table 1."""
 
 from __future__ import annotations
 

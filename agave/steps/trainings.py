@@ -1,6 +1,6 @@
 """The step `trainings`: collect all training histories and run records in two small files that are kept in git.
 
-The folders of the trainings themselves lie with the weights in DVC's cache.
+The folders of the trainings themselves are kept with the weights in DVC's cache.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def inputs(params: Params) -> list[str]:
 def gather(params: Params, preset: str, results: Path) -> None:
     """Write trainings/history.csv, trainings/runs.jsonl and trainings/run.json below `results`.
 
-    The numbers of the histories are rounded to six digits. A line of runs.jsonl is the run record of a training, after the folder
-    where it lies.
+    The numbers of the histories are rounded to six digits. Each line of runs.jsonl is the run record of a training, with the folder
+    of the training as its first entry.
 
     Args:
         params: the parameters of the preset.

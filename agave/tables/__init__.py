@@ -73,7 +73,7 @@ def write_tables(params: Params, preset: str, results: Path) -> None:
 
 
 def _metrics(bounds: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
-    """Return what `dvc metrics diff` compares, bits/dim, means over seeds: each term of each cell's bound, and our rows of Table 1."""
+    """Return the values that `dvc metrics diff` compares, means over seeds in bits/dim: the terms of each cell, and our rows of Table 1."""
     terms = bounds.groupby("cell", sort=False)[list(BOUND_QUANTITIES)].mean().round(6)
     ours = table.dropna(subset="our_model").set_index("our_model")["our_bits_per_dim"]
     return {"table1": ours.to_dict(), "cells": {cell: row.dropna().to_dict() for cell, row in terms.iterrows()}}

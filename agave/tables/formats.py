@@ -19,9 +19,9 @@ def as_markdown(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]
     """Return a table as Markdown.
 
     Args:
-        table: of texts, with the headings as columns.
-        notes: sentences below the table, a line each.
-        left: the headings of the columns whose texts stand at the left; the others stand at the right.
+        table: table of texts, with the headings as columns.
+        notes: sentences below the table, one per line.
+        left: headings of the columns that are aligned to the left; the others are aligned to the right.
 
     Returns:
         The table, an empty line and the notes.
@@ -33,7 +33,7 @@ def as_markdown(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]
 
 
 def as_latex(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]) -> str:
-    """Return a table as LaTeX for the package booktabs; arguments and result as of `as_markdown`."""
+    """Return a table as LaTeX for the package booktabs; arguments and result are those of `as_markdown`."""
     columns = "".join("l" if column in left else "r" for column in table)
     style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
     escaped = [re.sub(r"([&%$#_{}])", r"\\\1", note) for note in notes]

@@ -1,4 +1,4 @@
-"""Table 1 of the paper with our numbers beside the published ones: ours are all of the same test images."""
+"""Table 1 of the paper with our numbers beside the published ones. All of ours are of the same test images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Published:
     """A row of Table 1 of the paper: bits per dimension on the 10,000 CIFAR-10 test images.
 
     Attributes:
-        model: its name there.
-        reference: whose number it is.
-        bound: "<=" where the number is an upper bound, else "".
-        bits_per_dim: as printed.
+        model: name of the model in the paper.
+        reference: publication that the number is from.
+        bound: "<=" if the number is an upper bound, otherwise "".
+        bits_per_dim: the number as printed.
     """
 
     model: str
@@ -53,7 +53,7 @@ PUBLISHED = (
     Published(AGAVE, "Lucas & Verbeek, 2017", "<=", "2.92"),
     Published("pixCNN++", "Salimans et al., 2017", "", "2.92"),
 )
-# PAPER: the text does not say whether its 2.94 and 2.93 are one-sample or importance-sampled bounds; ours are importance-sampled.
+# PAPER: The text does not say whether its 2.94 and 2.93 are one-sample or importance-sampled bounds. Ours are importance-sampled.
 LOW_RESOLUTION = {16: "2.94", 8: "2.93"}  # of 32x32 images, section 4.2 of the paper
 
 
@@ -66,7 +66,7 @@ def table_1(source: Results, bounds: pd.DataFrame, iwae: pd.DataFrame) -> pd.Dat
         iwae: tables/iwae.csv.
 
     Returns:
-        tables/table1.csv: one row a model, columns `TABLE_1_SCHEMA`. All numbers `our_bits_per_dim` are of the same images.
+        tables/table1.csv: one row per model, columns `TABLE_1_SCHEMA`. All numbers `our_bits_per_dim` are of the same images.
 
     Raises:
         UserError: a result is missing, damaged or of other images.
@@ -76,7 +76,7 @@ def table_1(source: Results, bounds: pd.DataFrame, iwae: pd.DataFrame) -> pd.Dat
 
 
 def _models(params: Params) -> Iterator[tuple[Published, Cell | None]]:
-    """Yield the rows: what was published, and which of our models stands beside it."""
+    """Yield the rows: the published number, and our model beside it."""
     vae, pixelcnn_pp = grid.baselines(params)
     best = grid.table_cells(params)[1]
     ours = {"VAE-IAF": vae, "pixCNN++": pixelcnn_pp} | ({AGAVE: best} if best.kl_weight == 12 else {})
@@ -140,7 +140,7 @@ def _measured(source: Results, bounds: pd.DataFrame, iwae: pd.DataFrame) -> dict
 
 
 def _long(bits: dict[str, Any]) -> pd.DataFrame:
-    """Return means over images and their standard errors, one row a model and seed, from arrays (seeds, images)."""
+    """Return means over images and their standard errors, one row per model and seed, from arrays (seeds, images)."""
     import pandas as pd
 
     rows = [(name, one.mean(), standard_error_of_images(one.tolist())) for name, values in bits.items() for one in values]
@@ -162,14 +162,14 @@ def _row(published: Published, ours: dict[str, Any]) -> dict[str, Any]:
 
 
 LEFT = ("Model", "Reference", "Measured on", "Our model")
-"""The headings of what stands at the left; numbers stand at the right."""
+"""The headings of columns that are aligned to the left; numbers are aligned to the right."""
 
 
 def as_texts(table: pd.DataFrame) -> pd.DataFrame:
     """Return Table 1 as it is printed, three digits after the point, without the columns that would be empty.
 
     Args:
-        table: of `table_1`.
+        table: result of `table_1`.
 
     Returns:
         Texts, with headings. † marks cited values, ‡ ours that were not measured on the images of the published ones.

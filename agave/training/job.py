@@ -1,4 +1,4 @@
-"""One training from prepared images and earlier weights to trained weights on disk: what the steps `pretrain` and `joint` share."""
+"""One training, from prepared images and earlier weights to trained weights on disk. The steps `pretrain` and `joint` share it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from agave.training.tensorboard import watching
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is trained, from what, and where it goes.
+    """A training: the model, its data and options, and where the weights are written.
 
     Attributes:
         step: "pretrain" or "joint".
-        params: of the preset.
-        cell: which model.
-        training: steps, batch, learning rate and the like.
-        seed: of weights, data order and noise.
+        params: parameters of the preset.
+        cell: the model.
+        training: steps, batch, learning rate and so on.
+        seed: seed of weights, data order and noise.
         data: folder of `agave prepare`.
         output: folder for model.safetensors (averaged weights), raw.safetensors, history.csv and run.json.
-        place: where it runs.
+        place: device and limits of the training.
         pretrained: files of pretrained weights by part of the model.
     """
 
@@ -61,7 +61,7 @@ class TrainingJob:
         return {"images": self.data / "train.npy", **self.pretrained}
 
     def options(self, device: torch.device) -> dict[str, Any]:
-        """Return everything besides the inputs that decides the weights."""
+        """Return everything besides the inputs that determines the weights."""
         return {
             "cell": self.cell.name,
             "kl_weight": self.cell.kl_weight,
@@ -78,7 +78,7 @@ class TrainingJob:
 
         Raises:
             UserError: bad input, or no GPU where the preset wants one.
-            InterruptedWorkError: stopped early with the state saved.
+            InterruptedWorkError: the training stopped early with its state saved.
         """
         device = set_up(self.params.compute, self.place.device, self.place.threads)
         with group_of(device) as group:
@@ -115,7 +115,7 @@ class TrainingJob:
             ).run()
 
     def _initialised(self, x_uint8: Tensor, y_uint8: Tensor, group: Group) -> LikelihoodModel:
-        """Return the model with pretrained weights, and the others initialised from data by rank 0, which the other ranks are given."""
+        """Return the model with pretrained weights. Rank 0 initialises the other weights from data and sends them to the other ranks."""
         torch.manual_seed(self.seed)
         cell = self.cell
         model = make_model(cell.system, self.params, self.params.prepare.image_size, resolution=cell.resolution, levels=cell.levels)

@@ -1,4 +1,4 @@
-"""One training loop, for every system, for pretraining and for joint training."""
+"""The training loop of every system, for pretraining and for joint training."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Row = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class Pace:
-    """How a step is computed: speed and memory change with it, results only by rounding.
+    """The way a step is computed. It changes speed and memory, and results only by rounding.
 
     Attributes:
         autocast: dtype of the convolutions, or None for float32.
-        piece: most images computed at once on a device; None: all that it is given of a batch.
-        checkpointing: compute activations again in the backward pass instead of keeping them.
-        compile: let torch.compile fuse the network.
+        piece: largest number of images computed at once on a device; None: its whole share of a batch.
+        checkpointing: whether activations are computed again in the backward pass instead of kept.
+        compile: whether torch.compile fuses the network.
     """
 
     autocast: torch.dtype | None = None
@@ -54,14 +54,14 @@ class Pace:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training leaves.
+    """The result of a training.
 
     Attributes:
         averaged: weights averaged over the steps (EMA), by name.
         raw: weights of the last step.
         history: one row per interval, bits/dim of x.
-        skipped: updates that were skipped.
-        resumed: the steps at which it went on from a saved state.
+        skipped: number of updates that were skipped.
+        resumed: steps at which the training resumed from a saved state.
     """
 
     averaged: dict[str, Tensor]
@@ -73,7 +73,7 @@ class TrainingResult:
 
 @dataclass
 class Position:
-    """Where a training stands, besides its tensors."""
+    """The progress of a training, without its tensors."""
 
     step: int = 0
     skipped: int = 0
@@ -83,21 +83,21 @@ class Position:
 
 
 class Trainer:
-    """Trains a model that is already initialised, from its saved state if there is one.
+    """Train an initialised model, from its saved state if there is one.
 
     Args:
-        model: on the device where it shall run; of several processes, that of rank 0 counts.
+        model: the model on the device where it is trained; with several processes, the weights of rank 0 count.
         x_uint8: (N, 3, H, W), the whole training set, on that device.
         y_uint8: (N, 3, r, r), the auxiliary images.
-        goal: what is minimized.
-        options: steps, batch, learning rate and the like.
-        seed: of data order, dropout and latent noise.
-        state: where the rolling state lies; rank 0 writes it.
-        pace: how a step is computed.
+        goal: the loss.
+        options: steps, batch, learning rate and so on.
+        seed: seed of data order, dropout and latent noise.
+        state: the rolling state on disk; rank 0 writes it.
+        pace: the way a step is computed.
         group: the processes that train together.
         stop: how often to save and when to stop early.
-        label: for the progress bar.
-        watch: called by rank 0 with each new row of the history.
+        label: name shown by the progress bar.
+        watch: function that rank 0 calls with each new row of the history.
 
     Raises:
         UserError: the batch cannot be divided.
@@ -128,10 +128,10 @@ class Trainer:
         self.device, self.dimensions = x_uint8.device, x_uint8[0].numel()
         self.optimizer = torch.optim.Adamax(model.parameters(), lr=options.learning_rate, foreach=True)
         decay = options.ema_decay
-        # PAPER: weight averaging is not mentioned; both reference codebases evaluate averaged weights.
+        # PAPER: The paper does not mention weight averaging. Both reference codebases evaluate averaged weights.
         self.averaged = AveragedModel(model, multi_avg_fn=lambda average, current, updates: ema_update(average, current, updates, decay))
         self.interval = max(1, options.steps // HISTORY_ROWS)
-        # since the last row of the history: bits/dim terms, gradient norm, number of updates; this process's share of them
+        # sums since the last row of the history: bits/dim terms, gradient norm, number of updates; the share of this process
         self.sums = torch.zeros(len(COLUMNS) + 2, dtype=torch.float64, device=self.device)
         self.at = Position()
         self.network: nn.Module = model
@@ -178,7 +178,7 @@ class Trainer:
         return TrainingResult(_clean(self.averaged.module), _clean(self.model), self.at.history, self.at.skipped, self.at.resumed)
 
     def restore(self) -> None:
-        """Go on from the saved state, if there is one."""
+        """Resume from the saved state, if there is one."""
         saved = self.state.load() if self.group.leads else None
         self.group.wait()  # what is damaged is gone before the others look
         saved = saved if self.group.leads else self.state.load()
@@ -191,7 +191,7 @@ class Trainer:
         self.at.resumed = [*self.at.resumed, self.at.step]
 
     def train_step(self, progress: Progress) -> Terms:
-        """Compute the gradient of one batch, piece by piece, and update the weights, unless the gradient is not finite or too long.
+        """Compute the gradient of one batch, piece by piece, and update the weights, unless the gradient is not finite or too large.
 
         Returns:
             The terms of the last piece.
@@ -247,10 +247,10 @@ class Trainer:
             )
 
     def log_row(self, terms: Terms) -> None:
-        """Add a row to the history: means since the last one.
+        """Add a row to the history: means since the last row.
 
         Args:
-            terms: of any batch; they say which terms the system has.
+            terms: terms of any batch, which show what terms the system has.
         """
         total, now, at = self.group.total(self.sums), time.monotonic(), self.at
         means = (total[:-1] / total[-1]).tolist() if total[-1] > 0 else None
@@ -262,7 +262,7 @@ class Trainer:
             self.watch(at.history[-1])
 
     def save(self, keep: int = 2) -> None:
-        """Write the state; the last `keep` files stay."""
+        """Write the state and keep the last `keep` files."""
         total = self.group.total(self.sums)
         if self.group.leads:
             self.state.save(self.at.step, self._collect_tensors() | {"sums": total}, vars(self.at), keep)
@@ -277,7 +277,7 @@ class Trainer:
             self.network = DistributedDataParallel(self.model, find_unused_parameters=self.model.unused_parameters)
 
     def _alone(self, alone: bool) -> AbstractContextManager[object]:
-        """Leave the exchange of gradients between processes to the last piece of a step."""
+        """Exchange gradients between processes only at the last piece of a step."""
         return self.network.no_sync() if alone and isinstance(self.network, DistributedDataParallel) else nullcontext()
 
     def _check_division(self) -> None:
@@ -293,7 +293,7 @@ class Trainer:
             )
 
     def _agree(self, stopped: bool, expired: bool, due: bool) -> tuple[bool, bool, bool]:
-        """Return what all processes do next: any of them may have been told to stop, the clock of rank 0 counts."""
+        """Return what all processes do next. Any of them may have been told to stop; the clock of rank 0 counts."""
         if self.group.size == 1:
             return stopped, expired, due
         leads = self.group.leads
@@ -302,7 +302,7 @@ class Trainer:
         return said > 0, late > 0, save > 0
 
     def _collect_tensors(self) -> dict[str, Tensor]:
-        """Return all tensors that decide the next step; data order and random numbers are functions of seed and step."""
+        """Return all tensors that determine the next step; data order and random numbers are functions of seed and step."""
         tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema/{k}": v for k, v in self.averaged.state_dict().items()}
         for index, entries in self.optimizer.state_dict()["state"].items():
@@ -355,7 +355,7 @@ def _history_row(step: int, means: list[float] | None, terms: Terms, rate: float
 
 
 def _describe(row: Tensor, limit: float) -> str:
-    """Say which of the terms of a step are not finite, or that the gradient is too long."""
+    """Describe which terms of a step are not finite, or that the gradient is too large."""
     values = dict(zip((*COLUMNS, "gradient_norm"), row.tolist(), strict=False))
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     fault = f"{', '.join(bad)} not finite" if bad else f"gradient_norm above skip_gradient_norm {limit:g}"

@@ -1,4 +1,4 @@
-"""What a step of training depends on: learning rate, images of the batch, weight averaging. Functions of the step alone."""
+"""Learning rate, images of the batch and weight averaging, as functions of the step alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def learning_rate(options: Training, step: int) -> float:
 def batch_indices(step: int, batch: int, images: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the indices of the images of a step: consecutive pieces of seeded permutations, one per epoch.
 
-    A resumed run sees what an uninterrupted one would have seen.
+    A resumed training sees the same images as an uninterrupted one.
     """
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // images
@@ -40,7 +40,7 @@ def _order(epoch: int, images: int, seed: int) -> np.ndarray[Any, np.dtype[np.in
 
 
 def ema_update(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int, decay: float) -> None:
-    """Update averaged <- d averaged + (1 - d) current with d = min(decay, (1 + t) / (10 + t)): early steps are forgotten quickly.
+    """Update averaged <- d averaged + (1 - d) current with d = min(decay, (1 + t) / (10 + t)), which forgets early steps quickly.
 
     Source: the debiased form of the published PixelCNN++ average; TensorFlow's ExponentialMovingAverage.
     """

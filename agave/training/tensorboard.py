@@ -1,4 +1,4 @@
-"""TensorBoard, for those who have it: the rows of a training's history as they come."""
+"""Show the rows of a training's history in TensorBoard, if it is installed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def watching(folder: Path | None, *names: object) -> Iterator[Callable[[dict[str
     """Yield a function that shows a row of the history in TensorBoard, or None without a folder.
 
     Args:
-        folder: of all runs, or None.
-        names: of this run, for example step, cell and seed.
+        folder: folder of all runs, or None.
+        names: parts of the name of this run, for example step, cell and seed.
 
     Raises:
         UserError: TensorBoard is not installed.

@@ -1,7 +1,7 @@
 from agave.steps import claims as claims_step
 
 
-# What the results say about each claim of the paper (claims.yaml): a verdict with the intervals that decide it.
+# Decide each claim of the paper (claims.yaml): a verdict with the intervals that decide it.
 rule decide_claims:
     input:
         "claims.yaml",

@@ -19,7 +19,7 @@ SOURCES = {step: code_digest.digest(step) for step in code_digest.ENTRY_MODULES}
 
 
 def checked_parameters():
-    """The parameters of the chosen preset, the user's image file, and the throughput that is assumed.
+    """Return the parameters of the chosen preset, the user's image file, and the assumed throughput.
 
     Params.yaml is read and checked as `agave config` does it, before Snakemake reads the file; --config is checked as well.
 
@@ -36,7 +36,7 @@ def checked_parameters():
         chosen = parameters.resolve(document, None if config.get("preset") is None else str(config["preset"]))
         images, tflops = config.get("images"), config.get("tflops")
         if images is not None and not isinstance(images, str):
-            raise presets.ConfigError(f"--config images={images}: no text; accepted: an .npz or .npy file, or a folder of images")
+            raise presets.ConfigError(f"--config images={images}: not text; accepted: an .npz or .npy file, or a folder of images")
         path = images or (chosen.prepare.path if chosen.prepare.source == "images" else None)
         if chosen.prepare.source == "images" and not path:
             raise presets.ConfigError(
@@ -50,7 +50,7 @@ def checked_parameters():
             raise presets.ConfigError(f"--config tflops={tflops}; accepted: a positive number, sustained TFLOP/s of one device")
         if os.pathsep in COMMANDS:
             raise presets.ConfigError(
-                f"{COMMANDS}: a path with '{os.pathsep}' cannot stand in PATH; accepted: a checkout in a folder without it"
+                f"{COMMANDS}: a path with '{os.pathsep}' cannot be part of PATH; accepted: a checkout in a folder without it"
             )
         return chosen, path, plan.stated(chosen, tflops)
     except UserError as error:
@@ -72,7 +72,7 @@ if not os.access(".snakemake" if os.path.isdir(".snakemake") else ".", os.W_OK):
 listing.note_for_dvc("workflow/own_images.yaml", parameters.load("params.yaml").prepare)
 validate(config, "../schemas/params.schema.json", set_default=False)
 
-# The commands of the environment, also if it is not activated; Snakemake fills in what stands in braces.
+# The commands of the environment are found even if it is not activated. Snakemake fills in what is in braces, so braces are doubled.
 shell.prefix("export PATH={}:$PATH; ".format(shlex.quote(COMMANDS).replace("{", "{{").replace("}", "}}")))
 
 
@@ -84,7 +84,7 @@ wildcard_constraints:
 
 
 def block(*names, without=()):
-    """The named blocks of the parameters as plain values, for `params:`; `without` leaves keys out that change no result."""
+    """Return the named blocks of the parameters as plain values, for `params:`; `without` leaves out keys that change no result."""
     value = PARAMS
     for name in names:
         value = getattr(value, name)
@@ -92,12 +92,12 @@ def block(*names, without=()):
 
 
 def compute():
-    """What of the block `compute` changes results beyond rounding."""
+    """Return the keys of the block `compute` that change results beyond rounding."""
     return block("compute", without=["images_per_pass", "checkpointing", "compile"])
 
 
 def networks(cell):
-    """The part of the block `model` that a cell depends on."""
+    """Return the part of the block `model` that a cell depends on."""
     model = block("model")
     if cell.kind in PARAMS.table1.systems:
         return model
@@ -107,18 +107,18 @@ def networks(cell):
 
 
 def cell_of(wildcards):
-    """The cell that a job computes."""
+    """Return the cell that a job computes."""
     return grid.parse_cell(wildcards.cell, PARAMS.prepare.image_size, PARAMS.pretrain.vae_kl_weight)
 
 
 @functools.cache
 def planned(step, kind, resolution):
-    """The estimated cost of a job; the cells of a grid differ in it by their networks alone."""
+    """Return the estimated cost of a job, which depends on the networks of the cell alone."""
     return plan.job(PARAMS, step, grid.Cell(kind, resolution=resolution))
 
 
 def planned_job(step, wildcards):
-    """The estimated cost of the job that has these wildcards."""
+    """Return the estimated cost of the job that has these wildcards."""
     if step == "pretrain_vae":
         return planned(step, "vae", int(wildcards.resolution))
     if step == "pretrain_pixelcnn_pp":
@@ -128,33 +128,33 @@ def planned_job(step, wildcards):
 
 
 def memory(step):
-    """For `mem_mb`: the estimated memory of a job, more at each attempt."""
+    """Return the value of `mem_mb`: the estimated memory of a job, more at each attempt."""
     return lambda wildcards, attempt: plan.mem_mb(planned_job(step, wildcards), attempt)
 
 
 def minutes(step):
-    """For `runtime`: twice the estimated time of a job, on a device that sustains what --config tflops=T says."""
+    """Return the value of `runtime`: twice the estimated time of a job, on a device with the throughput of --config tflops=T."""
     return lambda wildcards, attempt: plan.minutes(planned_job(step, wildcards), THROUGHPUT, attempt)
 
 
 def cell_files(step, name, chosen=None, seeds=SEEDS):
-    """The path of a file for each of the cells (default: all) and seeds."""
+    """Return the path of a file for each of the cells (default: all) and seeds."""
     chosen = grid.all_cells(PARAMS) if chosen is None else chosen
     return [f"{RESULTS}/{step}/{cell.name}/seed~{seed}/{name}" for cell in chosen for seed in seeds]
 
 
 def own_images(wildcards):
-    """The user's array file or folder of images as an input, so that a change is noticed; that it exists is checked with the parameters."""
+    """Return the user's array file or folder of images as an input, so that a change is noticed. The parameter check ensures that it exists."""
     return [IMAGES] if IMAGES else []
 
 
 def images_option(wildcards):
-    """The images of --config images=PATH as an option of `agave prepare`."""
+    """Return the images of --config images=PATH as an option of `agave prepare`."""
     return f"--images {shlex.quote(config['images'])}" if config.get("images") else ""
 
 
 def pretrained_files(wildcards):
-    """The pretrained networks that a joint training starts from, as {part of the model: path}."""
+    """Return the pretrained networks that a joint training starts from, as {part of the model: path}."""
     cell, folder, files = cell_of(wildcards), f"{RESULTS}/pretrain", {}
     if cell.has_vae:
         files["vae"] = f"{folder}/vae-resolution~{cell.resolution}/seed~{wildcards.seed}/model.safetensors"
@@ -164,5 +164,5 @@ def pretrained_files(wildcards):
 
 
 def pretrained_options(wildcards):
-    """`pretrained_files` as options on the command line."""
+    """Return `pretrained_files` as options on the command line."""
     return " ".join(f"--{part.replace('_', '-')} {path}" for part, path in pretrained_files(wildcards).items())

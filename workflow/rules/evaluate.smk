@@ -1,7 +1,7 @@
-# Bounds on the test images: the one-sample bound in its terms for every cell, the importance-sampled one for Table 1.
-# The latter is the most expensive thing after the trainings. Its images are scattered over jobs, `--set-scatter iwae=N` or
-# `set-scatter` in a profile says how many; the values of an image do not depend on it. A job that is run again goes on
-# from what it had (work/).
+# Bounds on the test images: the one-sample bound in its terms for every cell, and the importance-sampled bound for Table 1.
+# The latter costs most after the trainings. Its images are scattered over jobs; `--set-scatter iwae=N`, or `set-scatter` in a
+# profile, sets their number. The values of an image do not depend on it. A job that is run again resumes from its saved state
+# (work/).
 scattergather:
     iwae=1,
 

@@ -1,6 +1,6 @@
 from agave.steps import figures as figures_step
 
-# One rule a figure, so that a changed result redraws only the figures that show it. They read small csv and npz files, never a model.
+# One rule per figure, so that a changed result redraws only the figures that show it. They read small csv and npz files, never a model.
 SHOWS = {
     "1a": "samples of the VAE alone",
     "1b": "samples of PixelCNN++ alone",

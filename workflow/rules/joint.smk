@@ -1,4 +1,4 @@
-# Both networks together, one job for each cell of the grid and seed; the baselines go on alone for as many steps.
+# Both networks are trained together, in one job per cell of the grid and seed. The baselines are trained alone for as many steps.
 rule joint_cell:
     input:
         unpack(pretrained_files),

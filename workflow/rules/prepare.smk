@@ -1,5 +1,5 @@
-# The images: verified, split, as arrays. Small work that needs the network: on a cluster it runs on the login node.
-# The later steps depend on manifest.json, which holds the SHA-256 of the arrays; the arrays' own time stamps do not count.
+# Verify and split the images, and store them as arrays. This is small work that needs a network: on a cluster it runs on the login node.
+# The later steps depend on manifest.json, which holds the SHA-256 of the arrays. The time stamps of the arrays do not count.
 localrules:
     prepare_images,
 

@@ -1,5 +1,5 @@
-# The VAE, one for each resolution of the auxiliary image, and the PixelCNN++: independently, side by side.
-# `exec` hands the signals that announce a time limit or a preemption to the training itself.
+# A VAE for each resolution of the auxiliary image, and the PixelCNN++, are trained independently, side by side.
+# `exec` passes the signals that announce a time limit or a preemption to the training itself.
 rule pretrain_vae:
     input:
         manifest="results/{preset}/prepare/manifest.json",

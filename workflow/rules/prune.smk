@@ -1,6 +1,6 @@
-# Results of models that the grid does not name any more leave results/, so that neither it nor DVC's ledger holds a stale cell.
-# The job exists only while there are such results. They are moved, not deleted: weights may be days of work, and a grid is easily
-# mistyped. Emptying work/pruned/ is up to the user; what is moved back counts as finished again.
+# Move results of models that the grid no longer names out of results/, so that neither it nor DVC's ledger holds an old cell.
+# The job exists only while there are such results. They are not deleted, because weights may be days of work and a grid is easily
+# mistyped. Emptying work/pruned/ is up to the user; results that are moved back count as finished again.
 STALE = pruning.stale(PARAMS, Path(RESULTS))
 ASIDE = pruning.free_folder(PRESET)
 

@@ -1,4 +1,4 @@
-# The end of the workflow: sum up what each step cost, from the run records, and the SHA-256 of every small result, for `make verify`.
+# The end of the workflow: sum up the cost of each step from the run records, and write the SHA-256 of every small result for `make verify`.
 rule write_records:
     input:
         expand("results/{{preset}}/{path}", path=records.inputs(PARAMS)),

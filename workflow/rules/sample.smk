@@ -1,4 +1,4 @@
-# Reconstructions and samples for the figures: the same test images and the same noise in every cell, models of the first seed.
+# Draw reconstructions and samples for the figures, with the same test images and noise for every cell, by the models of the first seed.
 rule sample_cell:
     input:
         model="results/{preset}/joint/{cell}/seed~{seed}/model.safetensors",

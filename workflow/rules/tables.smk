@@ -1,7 +1,7 @@
 from agave.steps import tables as tables_step
 
 
-# All bounds of the grid, Table 1, and what `dvc metrics` compares. Cells that an earlier grid left behind are no input.
+# All bounds of the grid, Table 1, and what `dvc metrics` compares. Cells that an earlier grid left behind are not inputs.
 rule write_tables:
     input:
         expand("results/{{preset}}/{path}", path=tables_step.inputs(PARAMS)),

@@ -1,4 +1,4 @@
-# What git keeps of the trainings, whose folders lie with the weights in DVC's cache: all histories and run records, a file each.
+# Collect all training histories and run records in two small files that are kept in git; the folders of the trainings are in DVC's cache.
 rule gather_trainings:
     input:
         expand("results/{{preset}}/{path}", path=trainings.inputs(PARAMS)),

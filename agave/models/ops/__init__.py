@@ -1,7 +1,7 @@
-"""Nonlinearities of the networks: one call each, whatever computes them.
+"""Nonlinearities of the networks, whatever computes them.
 
-What stands here are torch's own operations, for GPUs, torch.compile and CPUs without a C compiler. On a CPU in eager mode the
-compiled kernels of `fused` take their place: the same results to rounding, in one pass over memory. This is the only door to them.
+The functions here use torch's own operations on GPUs, under torch.compile and on CPUs without a C compiler. On a CPU in eager mode they
+call the compiled kernels of `fused`, which give the same results up to rounding in one pass over memory. Nothing else calls these.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""compiled.c on a processor: compiled once a machine by its C compiler, into the user's cache, and called on tensors.
+"""Compile compiled.c on first use with the machine's C compiler, keep the library in the user's cache, and call it on CPU tensors.
 
-Without a compiler everything runs by torch's own operations: the same results to rounding, a training step takes about a fifth longer.
+Without a compiler torch's own operations give the same results up to rounding; a training step then takes about a fifth longer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """What -march=native depends on: one cache may serve machines with different processors."""
+    """Return what -march=native depends on, because machines with different CPUs may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -66,7 +66,7 @@ def build(compiler: str | None = None) -> Path:
     """Compile compiled.c unless that has been done here.
 
     Args:
-        compiler: the command, with arguments if it needs some ("ccache gcc"); default: $CC, or cc.
+        compiler: command of the compiler, with its arguments if any ("ccache gcc"); default: $CC, or cc.
 
     Returns:
         The library.
@@ -87,7 +87,7 @@ def build(compiler: str | None = None) -> Path:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled kernels, or None where they cannot be had, which stderr is told, or are not wanted (AGAVE_KERNELS=0)."""
+    """Return the compiled kernels, or None if they cannot be compiled (a line on stderr says so) or are switched off (AGAVE_KERNELS=0)."""
     if os.environ.get("AGAVE_KERNELS") == "0":
         return None
     try:
@@ -106,8 +106,8 @@ def serve(*tensors: Tensor, channels_last: bool = True) -> bool:
     """Return whether the kernels can be called on these: on a CPU, of one type that they know, dense, in one order in memory.
 
     Args:
-        tensors: to be asked about.
-        channels_last: whether that order must be channels last.
+        tensors: arguments of a kernel.
+        channels_last: whether the memory format must be channels last.
     """
     first = tensors[0]
     if not is_eager_cpu(first):
@@ -124,8 +124,8 @@ def call(name: str, *arguments: Tensor | Shape | float | int | None) -> None:
     """Run a kernel for the type of its first tensor; None stands for a missing one.
 
     Args:
-        name: as in compiled.c, without the type.
-        arguments: in its order, but for the number of threads, which is torch's.
+        name: name of the function in compiled.c, without the type.
+        arguments: its arguments in order, without the number of threads, which is torch's.
     """
     kernels = library()
     assert kernels is not None, "serve says whether there are kernels"

@@ -16,7 +16,7 @@ NO_PADDING: Padding = (0, 0, 0, 0)
 
 
 def exponential_part(x: Tensor) -> Tensor:
-    """Return exp(-|x|) - 1, which elu(x) is for negative x: exp2 takes a third of the time of exp on a CPU, expm1 ten times as long."""
+    """Return exp(-|x|) - 1, which is elu(x) for negative x. On a CPU exp2 takes a third of the time of exp, and expm1 ten times as long."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     return wide.abs().mul_(-1 / math.log(2)).exp2_().sub_(1).to(x.dtype)
 
