@@ -279,7 +279,11 @@ class Grid(ParameterBlock):
         open="The paper argues the degenerate case but does not run it. We run it.",
     )
     seeds: Seeds = parameter(
-        [0], "Seeds: every model is trained once for each.", open="the number of runs is not given.", min_length=1, max_length=1000
+        [0],
+        "Seeds: every model is trained once for each.",
+        open="The paper does not give the number of runs.",
+        min_length=1,
+        max_length=1000,
     )
 
     @model_validator(mode="after")
@@ -333,7 +337,7 @@ class Params(ParameterBlock):
     compute: Compute = block(Compute, "Where and in which precision the networks run.")
     pretrain: Pretrain = block(Pretrain, "VAE and PixelCNN++ are trained independently, in parallel.", paper="4.1")
     table1: Table1 = block(Table1, "Further systems of Table 1, beside the models of the grid.")
-    grid: Grid = block(Grid, "The trained models, one a cell.")
+    grid: Grid = block(Grid, "The trained models; each is a cell.")
     joint: Training = block(Training, "Both networks are trained with all losses, from the two pretrained ones.", paper="4.1")
     evaluate: Evaluate = block(Evaluate, "The bounds that are reported.")
     sample: Sample = block(Sample, "The images that are drawn for the figures.")

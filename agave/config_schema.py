@@ -129,7 +129,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[K
 
 
 def refused_value(value: Any) -> str:
-    """Return a value that is not accepted as text, with what it is where it does not show."""
+    """Return a value that is not accepted as text, with its type where the text does not show it."""
     if isinstance(value, Ambiguous):
         return f"{value} is {described(value)}"
     if isinstance(value, (Mapping, list)) or value is None:

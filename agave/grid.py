@@ -15,7 +15,7 @@ KINDS = {"vae_iaf": "vae"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained model: AGAVE with its two levers, one of the baselines of Figure 1, or a further system of Table 1.
+    """One trained model: AGAVE with a KL weight and an auxiliary image, a baseline of Figure 1, or a further system of Table 1.
 
     Attributes:
         kind: "agave" (both networks), "vae" (the VAE alone), "pixelcnn_pp" (the unconditional PixelCNN++ alone), or the name of a

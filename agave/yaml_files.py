@@ -193,7 +193,7 @@ def _plain(text: str, kind: str) -> Any:
 
 
 def described(value: Any) -> str:
-    """Return what a value is, to follow "is" in a message: "text", "a truth value", "a number", "empty", "a list", "a block"."""
+    """Describe a value in words that follow "is" in a message, for example "text", "a truth value", "a number", "a list"."""
     if isinstance(value, Ambiguous):
         return value.reading
     kinds: tuple[tuple[type, str], ...] = ((str, "text"), (bool, "a truth value"), (int, "a number"), (float, "a number"), (list, "a list"))

@@ -36,7 +36,7 @@ def as_table(decisions: Sequence[Decision]) -> pd.DataFrame:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return a comparison as text: what, value, interval, what is accepted."""
+    """Return a comparison as text: label, value, interval and accepted values."""
     interval = "" if comparison.low == comparison.high else f" [{comparison.low:.3g}, {comparison.high:.3g}]"
     return f"{comparison.label}: {comparison.value:.3g}{interval}, accepted {comparison.test.accept}"
 

@@ -173,7 +173,7 @@ def seconds(job: PlannedJob, throughput: Throughput) -> float:
 
 
 def mem_mb(job: PlannedJob, attempt: int = 1) -> int:
-    """Return the memory to ask for, MiB: the estimate and Snakemake beside it, rounded up to hundreds, more at each attempt."""
+    """Return the memory to ask for, MiB: the estimate plus Snakemake, rounded up to hundreds, times the attempt."""
     return attempt * 100 * math.ceil((job.host_memory / MIB + SNAKEMAKE_MIB) / 100)
 
 

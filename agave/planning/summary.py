@@ -97,7 +97,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _saved_bytes(model: LikelihoodModel, x: Tensor) -> int:
-    """Bytes of the distinct tensors that a joint training step keeps for its backward pass, without the weights."""
+    """Count the bytes of the distinct tensors that a joint training step keeps for its backward pass, without the weights."""
     weights = {id(parameter) for parameter in model.parameters()}
     kept: dict[int, tuple[Tensor, int]] = {}  # the tensors are held, so that no id is used twice
 
@@ -140,7 +140,7 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[Tensor]:
 
 
 def _shapes(model: LikelihoodModel, x: Tensor) -> Iterator[ModuleShape]:
-    """Blocks and outer convolutions in the order in which they finish."""
+    """Return blocks and outer convolutions in the order in which they finish."""
     found: list[ModuleShape] = []
     hooks = []
     for path, module in model.named_modules():

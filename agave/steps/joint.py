@@ -1,4 +1,4 @@
-"""The step `joint`: a model of the grid, from pretrained weights (Eq. 7), or a further system of Table 1, from new ones."""
+"""The step `joint`: train a model of the grid from pretrained weights (Eq. 7), or a further system of Table 1 from new ones."""
 
 from __future__ import annotations
 
