@@ -80,6 +80,7 @@ check: .venv/installed  ## format, lint, types, workflow, links of docs/
 	ruff format --check .
 	ruff check .
 	mypy
+	lint-imports --no-cache
 	snakefmt --check --line-length 140 $(SNAKEFILES)
 	snakemake --lint
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

@@ -48,8 +48,11 @@ PLUMBING = frozenset(
     }
 )
 
-# A model can draw images, so its module imports the sampler where it does. Trainings and evaluations never do.
-UNUSED = dict.fromkeys(("pretrain", "joint", "evaluate"), "agave.sampling")
+# A model can draw images, so its module imports the sampler; trainings and evaluations never draw. The steps that read small files alone
+# know the systems by name only: of agave.models they use the registry, whose names stand in the grid, a parameter.
+UNUSED = dict.fromkeys(("pretrain", "joint", "evaluate"), "agave.sampling") | dict.fromkeys(
+    ("trainings", "tables", "figures", "claims", "records", "report"), "agave.models"
+)
 
 
 def modules(step: str) -> tuple[str, ...]:
