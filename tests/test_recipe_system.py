@@ -1,8 +1,9 @@
-"""The recipe "add a system" of CONTRIBUTING.md, tried: thirty lines, one line of registration, and the row stands in Table 1."""
+"""The recipe "add a system" of CONTRIBUTING.md through the workflow: from a file, a registration and a parameter to a row of Table 1."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,53 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
+from test_recipes import blocks, insert
 
 ROOT = Path(__file__).resolve().parents[1]
-
-TOY = '''"""Sub-pixels that know nothing of each other: one categorical distribution a colour channel. An example of a system."""
-
-import torch
-from torch import nn
-
-from agave.models.interface import LikelihoodModel, Terms
-
-
-class ColourHistogram(LikelihoodModel):
-    """log p(x) = sum over sub-pixels of log_softmax(logits[channel])[value]."""
-
-    system = "colour_histogram"
-    bound = "exact"
-
-    def __init__(self, image_size):
-        super().__init__(image_size)
-        self.logits = nn.Parameter(torch.zeros(3, 256))
-
-    @classmethod
-    def from_options(cls, options, image_size, *, resolution=None, levels=256):
-        return cls(image_size)
-
-    def log_prob_subpixels(self, x_uint8):
-        values = self._for_likelihood(self.logits).log_softmax(1)  # (3, 256)
-        return torch.stack([values[c][x_uint8[:, c].long()] for c in range(3)], dim=1)  # (B, 3, H, W)
-
-    def terms(self, encoding, x_uint8, y_uint8, noise):
-        zero = torch.zeros(len(x_uint8), device=x_uint8.device)
-        return Terms(zero, self.log_prob_subpixels(x_uint8).sum((1, 2, 3)), None, zero.sum())
-
-    def initialise(self, x_uint8, y_uint8=None, pretrained=()):
-        pass
-
-    @torch.inference_mode()
-    def sample(self, count, *, seed, first=0, options=None, label=None):
-        size, drawn = self.image_size, []
-        for image in range(first, first + count):
-            generator = torch.Generator().manual_seed(1_000_003 * seed + image)
-            drawn.append(torch.multinomial(self.logits.softmax(1), size * size, replacement=True, generator=generator))
-        return torch.stack(drawn).view(count, 3, size, size).to(torch.uint8)
-'''
-REGISTRATION = """    "colour_histogram": Registration("agave.models.colour_histogram:ColourHistogram", "exact", "Independent sub-pixels."),
-"""
+SMALLEST = "  grid: {kl_weights: [8], table_kl_weight: 8, levels: [256], resolutions: [], without_auxiliary_kl_weight: null}\\n"
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +26,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True)
     for name in ("Snakefile", "claims.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / "agave/models/colour_histogram.py").write_text(TOY)
-    registry = folder / "agave/models/__init__.py"
-    text = registry.read_text()
-    end = text.index("}\n", text.index("REGISTRY = {"))
-    registry.write_text(text[:end] + REGISTRATION + text[end:])
-    document = yaml.safe_load((folder / "params.yaml").read_text())
-    tiny = document["tiny"]
-    tiny["grid"] = {"kl_weights": [8], "table_kl_weight": 8, "levels": [256], "resolutions": [], "without_auxiliary_kl_weight": None}
-    tiny["table1"] = {"systems": ["colour_histogram"], "training": tiny["joint"] | {"steps": 300, "learning_rate": 0.1}}
-    (folder / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    (model, model_text), (registry, line), (params, block), _ = blocks("add a system")
+    (folder / model).write_text(model_text, encoding="utf-8")
+    insert(folder / registry, "REGISTRY = {", line)
+    text = (folder / params).read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^(tiny:.*\n(?:.*\n)*?)  grid:\n(?:    .*\n)+", rf"\g<1>{SMALLEST}", text)
+    (folder / params).write_text(text, encoding="utf-8")
+    insert(folder / params, "tiny:", block)
     return folder
 
 
@@ -89,7 +44,7 @@ def run(copy: Path, *command: str) -> str:
 
 
 def test_the_new_system_is_listed_and_planned(copy: Path) -> None:
-    assert "colour_histogram" in run(copy, "agave", "models", "--preset", "tiny")
+    assert "histogram" in run(copy, "agave", "models", "--preset", "tiny")
     assert "joint_cell" in run(copy, "agave", "plan", "--preset", "tiny")
 
 
@@ -97,8 +52,8 @@ def test_the_new_system_is_listed_and_planned(copy: Path) -> None:
 def test_the_new_system_gets_a_row_in_table_1(copy: Path) -> None:
     run(copy, "snakemake", "tables", "sample", "--profile", "workflow/profiles/local", "--config", "preset=tiny")
     table = pd.read_csv(copy / "results/tiny/tables/table1.csv").set_index("model")
-    row = table.loc["colour_histogram"]
-    assert row["our_model"] == "colour_histogram" and pd.isna(row["our_bound"]) and row["our_images"] == table.loc["pixCNN++", "our_images"]
+    row = table.loc["histogram"]
+    assert row["our_model"] == "histogram" and pd.isna(row["our_bound"]) and row["our_images"] == table.loc["pixCNN++", "our_images"]
     assert 7.0 < row["our_bits_per_dim"] < 8.0  # better than uniform, and it cannot be much better
     assert row["our_difference_to_pixelcnn_pp_low"] <= row["our_difference_to_pixelcnn_pp"] <= row["our_difference_to_pixelcnn_pp_high"]
-    assert (copy / "results/tiny/sample/colour_histogram/seed~0/samples.npz").exists()
+    assert (copy / "results/tiny/sample/histogram/seed~0/samples.npz").exists()
