@@ -12,8 +12,6 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ __all__ = ["SYSTEMS", "load"]
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name == "__version__":
-        return version("agave")
+        return import_module("importlib.metadata").version("agave")
     if name in __all__:
         return getattr(import_module("agave.models"), name)
     raise AttributeError(f"module 'agave' has no attribute '{name}'")
