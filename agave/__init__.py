@@ -22,6 +22,8 @@ __all__ = ["SYSTEMS", "load"]
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
+    from importlib import import_module
+
     if name == "__version__":
         return import_module("importlib.metadata").version("agave")
     if name in __all__:

@@ -34,7 +34,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The folder name, without characters that a shell would change."""
+        """Return the folder name, without characters that a shell would change."""
         if self.kind != "agave":
             return self.kind
         weight = f"{self.kl_weight:.6f}".rstrip("0").rstrip(".")  # never 1e-05: "-" separates the parts
@@ -43,22 +43,22 @@ class Cell:
 
     @property
     def system(self) -> str:
-        """The name of its system in `agave.models.SYSTEMS`."""
+        """Return the name of its system in `agave.models.SYSTEMS`."""
         return "vae_iaf" if self.kind == "vae" else self.kind
 
     @property
     def has_vae(self) -> bool:
-        """Whether the model has the VAE."""
+        """Return whether the model has the VAE."""
         return self.kind in ("agave", "vae")
 
     @property
     def has_pixelcnn_pp(self) -> bool:
-        """Whether the model has the PixelCNN++."""
+        """Return whether the model has the PixelCNN++."""
         return self.kind in ("agave", "pixelcnn_pp")
 
     @property
     def models_x(self) -> bool:
-        """Whether the model has a likelihood of x itself, and not of y alone."""
+        """Return whether the model has a likelihood of x itself, and not of y alone."""
         return self.kind != "vae"
 
 

@@ -59,7 +59,7 @@ class Evidence:
 
     @property
     def published(self) -> bool:
-        """Whether networks of the published size were measured on the published test images."""
+        """Return whether networks of the published size were measured on the published test images."""
         row = self.results.table(BOUNDS, BOUND_SCHEMA).iloc[0]
         return not published.not_as_published(self.params) and row["data_set"] == published.DATA_SET and row["images"] == published.IMAGES
 

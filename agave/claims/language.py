@@ -41,7 +41,7 @@ class Accept(Strict):
 
     @property
     def range(self) -> tuple[float, float]:
-        """The lower and upper end; infinite where there is none."""
+        """Return the lower and upper end; infinite where there is none."""
         if self.within is not None:
             return self.within
         return (-math.inf if self.above is None else self.above, math.inf if self.below is None else self.below)

@@ -98,7 +98,7 @@ class Setting:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the networks run on a GPU."""
+        """Return whether the networks run on a GPU."""
         return self.device.type == "cuda"
 
     @property

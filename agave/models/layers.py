@@ -64,7 +64,7 @@ class WeightNormConv2d(nn.Module):
 
     @property
     def output_dimension(self) -> int:
-        """The dimension of the weight that counts output channels."""
+        """Return the dimension of the weight that counts output channels."""
         return 1 if self.transposed else 0
 
     def masked_direction(self) -> Tensor:

@@ -43,12 +43,12 @@ class Convolution:
 
     @property
     def parameters(self) -> int:
-        """The number of trainable numbers: direction, gain and bias."""
+        """Return the number of trainable numbers: direction, gain and bias."""
         return self.inputs * self.outputs * self.taps + 2 * self.outputs
 
     @property
     def multiply_adds(self) -> int:
-        """The number of multiply-adds in one forward pass of one image."""
+        """Return the number of multiply-adds in one forward pass of one image."""
         return self.inputs * self.outputs * self.taps * self.places
 
 

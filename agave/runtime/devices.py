@@ -55,7 +55,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and messages for all."""
+        """Return whether this process writes files and messages for all."""
         return self.rank == 0
 
     def total(self, tensor: Tensor) -> Tensor:

@@ -239,7 +239,7 @@ class CachedPixelCNNpp:
 
     @property
     def phase(self) -> int:
-        """The kind of the current row, one of 2^(resolutions - 1), which differ in the levels that are due."""
+        """Return the kind of the current row, one of 2^(resolutions - 1), which differ in the levels that are due."""
         return self.row % (1 << (self.levels - 1))
 
     def _depth(self, index: int) -> int:

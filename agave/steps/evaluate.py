@@ -68,7 +68,7 @@ class Evaluation:
 
     @property
     def inputs(self) -> dict[str, Path]:
-        """The files that the evaluation reads."""
+        """Return the files that the evaluation reads."""
         return {"images": self.data / "test.npy", "model": self.weights}
 
     def described(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class TrainingJob:
 
     @property
     def inputs(self) -> dict[str, Path]:
-        """The files that the training reads."""
+        """Return the files that the training reads."""
         return {"images": self.data / "train.npy", **self.pretrained}
 
     def options(self, device: torch.device) -> dict[str, Any]:
