@@ -1,4 +1,4 @@
-"""The importance-weighted bound on a log-likelihood."""
+"""The importance-weighted bound on a log-likelihood (IWAE); `agave.evaluation.importance` computes it for the test images."""
 
 from __future__ import annotations
 

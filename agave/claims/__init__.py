@@ -1,4 +1,7 @@
-"""The claims of the paper (claims.yaml), each decided by intervals over test images and training seeds."""
+"""The claims of the paper, each decided by intervals over test images and training seeds.
+
+claims.yaml holds the test of each claim; `decide` judges it by what `evidence` measures.
+"""
 
 from __future__ import annotations
 

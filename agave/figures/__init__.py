@@ -1,5 +1,6 @@
 """Draw the figures of the paper from small csv and npz files alone, without any model and without torch.
 
+`curves` has Figures 4 and 5b, the growth of the bound and the training curves, `images` the grids of images, `schematic` Figure 2.
 `inputs` names the files that a figure reads, `draw` draws it. Only `draw` loads the plotting libraries, so that planning a
 workflow stays fast.
 """

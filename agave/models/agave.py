@@ -52,13 +52,13 @@ class AGAVE(LatentModel):
         """Return f(z) as the PixelCNN++ sees it.
 
         Args:
-            mean: (B, 3, r, r), in [0, 256] edge units.
+            mean: (B, 3, r, r), in edge units: the value v occupies [v, v + 1) of [0, 256].
 
         Returns:
             (B, 3, H, W), black and white at -1 and 1, at the size of x.
         """
         # PAPER: The paper does not give the range of f(z) that conditions the PixelCNN. Values outside the colour range are clipped.
-        features = ((mean - 128.0) / 127.5).clamp(-1.0, 1.0)  # the value v has its centre at v + 0.5
+        features = ((mean - 128.0) / 127.5).clamp(-1.0, 1.0)  # v + 0.5, the centre of v, becomes (v - 127.5) / 127.5
         if self.options.detach_features:
             features = features.detach()
         if features.shape[-1] == self.image_size:
@@ -123,6 +123,7 @@ class AGAVE(LatentModel):
             "reconstruction_sample": self._draw(
                 posterior, seed, first, PIXELS_GIVEN_POSTERIOR, options, label and f"{label} reconstruction"
             ),
+            # PIXELS: the completion shares no noise with the sample given the same f(z)
             "completion": self._draw(posterior, seed, first, PIXELS, options, label and f"{label} completion", given),
             "prior": as_image(prior),
             "prior_sample": self._draw(prior, seed, first, PIXELS_GIVEN_PRIOR, options, label and f"{label} prior"),

@@ -14,8 +14,8 @@ from agave.models.ops import Activation, activation, gate
 INJECTION_SCALE = 0.05
 """Initial standard deviation of what the feature stream adds in a gated block.
 
-Small enough that a pretrained network hardly notices (about 0.2 bits/dim in the preset `demo`), large enough that all
-weights behind it learn from the first step: from zero, samples followed f(z) only after several times as many steps.
+Small enough that a pretrained network hardly notices (about 0.2 bits/dim in the preset `demo`), large enough that the
+weights of the feature stream get a gradient from the first step. From zero it took several times as many steps until samples followed f(z).
 """
 
 
@@ -24,7 +24,7 @@ class Stream(NamedTuple):
 
     Attributes:
         value: t, (B, F, H, W).
-        active: concat_elu(t), (B, 2F, H, W), computed once for all convolutions that read it.
+        active: concat_elu(t), (B, 2F, H, W), without and with the zeros that its convolutions need; computed once for all of them.
     """
 
     value: Tensor
@@ -32,7 +32,10 @@ class Stream(NamedTuple):
 
 
 class SkipConv(WeightNormConv2d):
-    """A 1x1 convolution on concat_elu of several tensors side by side, [s1, s2, -s1, -s2], which stay apart in memory."""
+    """A 1x1 convolution of concat_elu([s1, s2]), channel order [s1, s2, -s1, -s2].
+
+    It is computed as a sum of one convolution a tensor, so that the tensors need not be concatenated.
+    """
 
     def forward(self, *skips: Activation) -> Tensor:  # type: ignore[override]
         """Convolve concat_elu of each, (B, 2 C_i, H, W) -> (B, out, H, W)."""

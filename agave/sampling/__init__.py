@@ -42,7 +42,7 @@ def sample(
         shape: (H, W) of the images, or (3, H, W).
         seed: seed of the noise, keyed by image: the images do not depend on how many are drawn at once.
         cached: whether every activation is computed once; False runs the whole network for every pixel (slow, for checking).
-        teacher: (B, 3, H, W) uint8; the pixels are set to these instead of being drawn; `given` does not count then.
+        teacher: (B, 3, H, W) uint8; the pixels are set to these instead of being drawn; `given` is ignored then.
         return_logits: whether to return also the logits that each pixel was drawn from.
         first: index of the first image, when a larger set is drawn in pieces.
         stream: purpose of the noise, see `agave.random_numbers`.
@@ -88,8 +88,8 @@ def _check_known(teacher: Tensor | None, given: Tensor | None, batch: int, heigh
 class _Pixels:
     """The buffers of a batch of images that is drawn, and the loop over their pixels.
 
-    One row of each buffer, (W, B, ...), is unbound into columns. A step thus reads and writes the same addresses in every row and can be
-    recorded as a CUDA graph.
+    `row_noise`, `row_x` and `row_logits` hold the current row, (W, B, ...), as one view a column. They serve every row, so a step always
+    reads and writes the same addresses and can be recorded as a CUDA graph.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ from agave.training.schedule import batch_indices, ema_update, learning_rate
 HISTORY_ROWS = 100  # of a whole run, whatever its length
 MAX_SKIPPED_IN_A_ROW = 50
 MAX_SKIPPED_SHARE = 0.25  # of all updates; a training that skipped more is no training with these parameters
-register_dataclass(Terms)  # DistributedDataParallel must find the tensors in it: with a static graph nothing is exchanged otherwise
+register_dataclass(Terms)  # else DistributedDataParallel finds no tensors in it and, with a static graph, exchanges nothing
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Trainer:
     def restore(self) -> None:
         """Resume from the saved state, if there is one."""
         saved = self.state.load() if self.group.leads else None
-        self.group.wait()  # what is damaged is gone before the others look
+        self.group.wait()  # rank 0 has removed damaged files before the other ranks look
         saved = saved if self.group.leads else self.state.load()
         if saved is None:
             return
@@ -287,7 +287,7 @@ class Trainer:
         total = self.group.total(self.sums)
         if self.group.leads:
             self.state.save(self.at.step, self._collect_tensors() | {"sums": total}, vars(self.at), keep)
-        self.group.wait()  # a process that ends has torchrun end the others, who must not be cut off while they write
+        self.group.wait()  # torchrun ends all processes when one exits, so none may exit while rank 0 writes
 
     def prepare(self) -> None:
         """Make the model ready for `train_step`: memory, compilation, other processes."""
