@@ -57,8 +57,8 @@ def iwae_bounds(
         model: a model with latent variables, in evaluation mode.
         x_uint8: (N, 3, H, W).
         y_uint8: (N, 3, r, r).
-        samples: K, at least 1.
-        seed: of the latent noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
+        samples: number of samples K, at least 1.
+        seed: seed of the latent noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
         batch: image samples per forward pass.
         first: index of the first image, when a larger set is evaluated in pieces.
         state: where finished images are kept, from which a later call resumes; None keeps nothing.

@@ -27,7 +27,7 @@ def write_report(setting: Setting, results: Results, output: Path) -> Path:
     """Write the report of the parts that are finished.
 
     Args:
-        setting: of the check.
+        setting: setting of the check.
         results: by part.
         output: folder of all devices' reports.
 

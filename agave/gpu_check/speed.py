@@ -38,7 +38,7 @@ class Scale:
         repeats: steps that are timed.
         sampled: images drawn at once.
         samples: importance samples of an image.
-        backend: of torch.compile.
+        backend: backend of torch.compile.
     """
 
     batches: tuple[int, ...]
