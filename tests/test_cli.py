@@ -101,10 +101,9 @@ def test_systems_are_listed_with_their_sizes_and_without_torch(root):
 
 
 def test_the_systems_that_are_listed_are_those_that_can_be_made():
-    from agave.models import SYSTEMS as CLASSES
-    from agave.planning.systems import SYSTEMS
+    from agave.models import REGISTRY, SYSTEMS
 
-    assert {name: system.bound for name, system in SYSTEMS.items()} == {name: CLASSES[name].bound for name in CLASSES}
+    assert {name: entry.bound for name, entry in REGISTRY.items()} == {name: SYSTEMS[name].bound for name in SYSTEMS}
 
 
 def test_a_terminal_without_the_characters_is_no_error(root):
