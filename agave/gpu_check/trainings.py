@@ -21,7 +21,7 @@ from agave.gpu_check.setting import Finding, Setting
 from agave.models.interface import LikelihoodModel
 from agave.objective import Objective
 from agave.runtime.checkpoints import RollingState, read_tensors, write_tensors
-from agave.runtime.devices import group_of, set_up
+from agave.runtime.devices import Group, group_of, set_up
 from agave.runtime.interruption import Stop
 from agave.training.history import Row
 from agave.training.loop import Pace, Trainer
@@ -78,34 +78,36 @@ def two_devices(setting: Setting) -> Iterator[Finding]:
         yield Finding(f"{system}: two devices train what one does, largest difference", "tiny", apart, APART, apart <= APART, note)
 
 
-def _train(setting: Setting, prepared: Prepared, folder: Path, watch: Callable[[Row], None] | None = None) -> dict[str, Tensor]:
+def _train(
+    setting: Setting, prepared: Prepared, folder: Path, watch: Callable[[Row], None] | None = None, group: Group | None = None
+) -> dict[str, Tensor]:
     """Train a model of small size and return its weights; goes on from the state in the folder."""
-    with group_of(setting.device) as group:
-        device = torch.device("cuda", group.rank) if setting.on_gpu else setting.device
-        model, x_uint8 = prepared[0], prepared[1].to(device)
-        own = type(model).from_options(setting.params("tiny").model, model.image_size).to(device)
-        own.load_state_dict(model.state_dict())
-        options = setting.params("tiny").joint.model_copy(update={"steps": STEPS, "batch": BATCH, "warmup_steps": 2})
-        state = RollingState(folder, lock=group.leads)
-        try:
-            trainer = Trainer(
-                own,
-                x_uint8,
-                x_uint8,
-                Objective(2.0),
-                options,
-                seed=0,
-                state=state,
-                stop=Stop(save_every=0.0),
-                pace=Pace(),
-                group=group,
-                label="gpu-check",
-                watch=watch,
-            )
-            with contextlib.redirect_stderr(io.StringIO()):
-                return trainer.run().raw
-        finally:
-            state.close()
+    group = group or Group()
+    device = torch.device("cuda", group.rank) if setting.on_gpu else setting.device
+    model, x_uint8 = prepared[0], prepared[1].to(device)
+    own = type(model).from_options(setting.params("tiny").model, model.image_size).to(device)
+    own.load_state_dict(model.state_dict())
+    options = setting.params("tiny").joint.model_copy(update={"steps": STEPS, "batch": BATCH, "warmup_steps": 2})
+    state = RollingState(folder, lock=group.leads)
+    try:
+        trainer = Trainer(
+            own,
+            x_uint8,
+            x_uint8,
+            Objective(2.0),
+            options,
+            seed=0,
+            state=state,
+            stop=Stop(save_every=0.0),
+            pace=Pace(),
+            group=group,
+            label="gpu-check",
+            watch=watch,
+        )
+        with contextlib.redirect_stderr(io.StringIO()):
+            return trainer.run().raw
+    finally:
+        state.close()
 
 
 def _train_to_files(setting: Setting, prepared: dict[str, Prepared], folder: Path, pause: float, rank: int = 0, port: int = 0) -> None:
@@ -114,11 +116,11 @@ def _train_to_files(setting: Setting, prepared: dict[str, Prepared], folder: Pat
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "gpu-check"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     set_up(setting.params("tiny").compute, setting.device.type, 1)
-    for name, own in prepared.items():
-        with _repeatable(not port):
-            weights = _train(setting, own, folder / name, (lambda _: time.sleep(pause)) if pause else None)
-        if rank == 0:
-            write_tensors(folder / f"{name}.safetensors", weights, {})
+    with group_of(setting.device) as group, _repeatable(not port):
+        for name, own in prepared.items():
+            weights = _train(setting, own, folder / name, (lambda _: time.sleep(pause)) if pause else None, group)
+            if group.leads:
+                write_tensors(folder / f"{name}.safetensors", weights, {})
 
 
 @contextmanager
