@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from agave.folding import folded
 
-from agave.config import Model, load
+from agave.config import Params, load
 from agave.evaluation.importance import iwae_bounds as iwae_bounds_with_progress
 from agave.evaluation.memory import MIB, evaluation_cost
 from agave.grid import Cell
 from agave.likelihoods import bits_per_dim
-from agave.models.agave import AGAVE, scale_to_unit
-from agave.training.job import make_model
+from agave.models.agave import AGAVE
+from agave.models.interface import scale_to_unit
+from agave.models.layers import folded
 
 SIZE = 32
 
@@ -46,23 +46,24 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def options(preset: str) -> Model:
+def params_of(preset: str) -> Params:
     """The networks of a preset; `demo` with a PixelCNN of F=32, R=2, K=10 and three resolutions."""
-    found = load("params.yaml", preset).model
+    found = load("params.yaml", preset)
     if preset != "demo":
         return found
     sizes = {"filters": 32, "resnets": 2, "mixtures": 10, "resolutions": 3, "stream_channels": 32}
-    return found.model_copy(update={"pixelcnn_pp": found.pixelcnn_pp.model_copy(update=sizes)})
+    model = found.model.model_copy(update={"pixelcnn_pp": found.model.pixelcnn_pp.model_copy(update=sizes)})
+    return found.model_copy(update={"model": model})
 
 
 def model_and_images(preset: str, images: int, initialise: bool = True) -> tuple[AGAVE, torch.Tensor]:
     """A new model, initialised on random images, and these images."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = make_model(options(preset), SIZE, Cell(resolution=SIZE)).eval()
+    model = AGAVE(params_of(preset).model, SIZE).eval()
     x_uint8 = torch.randint(0, 256, (max(images, 2), 3, SIZE, SIZE), dtype=torch.uint8)
     if initialise:
-        model.initialise(x_uint8, x_uint8, vae=True, pixelcnn_pp=True)
+        model.initialise(x_uint8, x_uint8)
     model.likelihood_dtype = torch.float64
     return model, x_uint8[:images]
 
@@ -71,7 +72,6 @@ def compare(arguments: argparse.Namespace) -> None:
     """Time of the bound against the passes."""
     model, x_uint8 = model_and_images(arguments.preset, arguments.images)
     network, count = model.pixelcnn_pp, arguments.samples
-    assert network is not None
     features = torch.rand(max(arguments.batches), 3, SIZE, SIZE) * 2 - 1
     x = scale_to_unit(x_uint8)
 
@@ -130,7 +130,7 @@ def peak(preset: str, samples: int, batch: int, results: object) -> None:
 
 def budgets(arguments: argparse.Namespace) -> None:
     """Peak memory against the budget."""
-    cost = evaluation_cost(options(arguments.preset), SIZE, Cell(resolution=SIZE))
+    cost = evaluation_cost(params_of(arguments.preset), Cell(resolution=SIZE))
     print(f"{'budget MiB':>12}{'batch':>7}{'K':>6}{'peak without the libraries, MiB':>36}")
     spawn = multiprocessing.get_context("spawn")
     for rows in (4, 16):

@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agave import config
-from agave.bounds import objective
-from agave.models.agave import AGAVE
+from agave.models import make_model
+from agave.objective import Objective, objective
 from agave.runtime.checkpoints import RollingState
 from agave.runtime.devices import set_up
-from agave.training.loop import Objective, Pace, train
+from agave.training.loop import Pace, Trainer
 
 
 class _Convolutions(TorchDispatchMode):
@@ -61,9 +61,10 @@ def measure(args: argparse.Namespace, joint: bool) -> tuple[list[float], list[fl
     vae = params.model.vae.model_copy(update={"blocks": 2, "hidden": args.filters, "latent": args.filters // 4})
     options = params.model.model_copy(update={"pixelcnn_pp": params.model.pixelcnn_pp.model_copy(update=sizes), "vae": vae})
     torch.manual_seed(0)
-    model = AGAVE(options, args.size, resolution=args.size, has_vae=joint).train()
+    changed = params.model_copy(update={"model": options})
+    model = make_model("agave" if joint else "pixelcnn_pp", changed, args.size).train()
     x = torch.randint(0, 256, (4 * args.batch, 3, args.size, args.size), dtype=torch.uint8)
-    model.initialise(x[: args.batch], x[: args.batch], vae=True, pixelcnn_pp=True)
+    model.initialise(x[: args.batch], x[: args.batch])
     autocast = torch.bfloat16 if args.precision == "bfloat16" else None
     alone = _Convolutions()
     with alone:
@@ -87,7 +88,7 @@ def measure(args: argparse.Namespace, joint: bool) -> tuple[list[float], list[fl
     with tempfile.TemporaryDirectory() as folder:
         state = RollingState(Path(folder))
         pace = Pace(autocast=autocast, checkpointing=args.checkpointing, compile=args.compile)
-        train(model, x, x, Objective(1.0), training, seed=0, state=state, pace=pace, watch=after_each_step)
+        Trainer(model, x, x, Objective(1.0), training, seed=0, state=state, pace=pace, watch=after_each_step).run()
         state.close()
     return steps[2:], own[2:], standard[2:]  # the first ones still fetch memory
 
