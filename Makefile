@@ -63,7 +63,7 @@ gpu-check: .venv/installed  ## check a GPU: right, fast, learning, what the pape
 test: .venv/installed  ## run the tests (without the other targets of this name)
 	pytest -n auto --dist loadfile
 
-test-integration: .venv/installed  ## DVC over the workflow in a throw-away repository; every command of the documents that needs no more
+test-integration: .venv/installed  ## what takes long: DVC over the workflow, commands of the documents, odd surroundings, mistakes, torch.compile
 	pytest -n auto --dist loadscope -m integration tests
 
 test-slurm: .venv/installed  ## run the slurm profile on a throw-away Slurm, with faults (root; Debian: slurm-wlm slurmctld slurmd munge)

@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from agave.cli import main
 from agave.models import SYSTEMS
 
+pytestmark = pytest.mark.integration
+
 SECONDS = 180  # of one core
 
 

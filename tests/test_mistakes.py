@@ -19,6 +19,8 @@ from agave.grid import Cell
 from agave.planning import plan
 from agave.presets import ConfigError
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 DOCUMENT = yaml.safe_load(TEXT)

@@ -18,6 +18,8 @@ from agave import config
 from agave.provenance import code_digest
 from agave.steps.prepare import prepare
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:

@@ -103,6 +103,7 @@ def test_sub_pixels_see_only_what_comes_before_them(model, system):
             assert not torch.equal(before[:, place], after[:, place])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("part", ["compile", "cuda"])
 def test_a_system_is_one_graph_and_stays_on_its_device(system, part):
     """In a process of its own: the type checker of the tests cannot be compiled."""
