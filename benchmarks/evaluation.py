@@ -49,6 +49,7 @@ def seconds(run: Callable[[], object]) -> float:
 def params_of(preset: str) -> Params:
     """The networks of a preset; `demo` with a PixelCNN of F=32, R=2, K=10 and three resolutions."""
     found = load("params.yaml", preset)
+    found = found.model_copy(update={"prepare": found.prepare.model_copy(update={"image_size": SIZE})})
     if preset != "demo":
         return found
     sizes = {"filters": 32, "resnets": 2, "mixtures": 10, "resolutions": 3, "stream_channels": 32}

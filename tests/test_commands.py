@@ -171,7 +171,7 @@ def check_out(folder: Path, mine: str) -> Path:
     (folder / "slurm").symlink_to("workflow/profiles/slurm")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "\n" + mine)
     size = yaml.safe_load(mine)["mine"]["prepare"]["image_size"]
-    np.savez(folder / "my_images.npz", images=np.random.default_rng(0).integers(0, 256, (60, size, size, 3), np.uint8))
+    np.savez(folder / "my_images.npz", images=np.random.default_rng(0).integers(0, 256, (360, size, size, 3), np.uint8))
     return folder
 
 
@@ -203,7 +203,7 @@ def test_own_images_through_the_workflow(tmp_path: Path) -> None:
     bound, figure = "results/mine/evaluate/pixelcnn_pp/seed~0/bound.csv", "results/mine/figures/figure2.png"
     options = "--profile workflow/profiles/local --config preset=mine"
     run(folder, f"snakemake {bound} {figure} {options}")
-    assert "images test (10 of my_images.npz)" in (folder / bound).read_text()
+    assert "images test (60 of my_images.npz)" in (folder / bound).read_text()
     run(folder, f"snakemake --report report.html {figure} {options}")
     assert "Figure 2" in (folder / "report.html").read_text()
 
