@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from agave import config_checks, presets
+from agave import config_networks as networks
 from agave.config_schema import block, parameter
-from agave.config_types import Channels, Count, Images, KLWeight, ParameterBlock, PathText, Seed, Seeds, Steps, UpTo8, UpTo100
+from agave.config_types import Count, Images, KLWeight, ParameterBlock, PathText, Seed, Seeds, Steps, UpTo100
 from agave.yaml_files import Document
 
 
@@ -58,57 +59,6 @@ class Prepare(ParameterBlock):
     photos: Photos = block(Photos, "How the embedded photographs are cropped; the crops are resized to image_size.")
 
 
-class VAEModel(ParameterBlock):
-    """Size of the ResNet VAE with inverse autoregressive flow (Kingma et al. 2016)."""
-
-    depth: UpTo8 = parameter(
-        1,
-        "Number of scales of the latent variables; each further one halves the grid.",
-        open="The paper names the architecture but no size. Depth 1 with 20 layers is that of the published checkpoint.",
-    )
-    blocks: UpTo100 = parameter(20, "Number of stochastic layers per scale.")
-    hidden: Channels = parameter(160, "Number of feature maps of the deterministic path (h).")
-    latent: Channels = parameter(32, "Number of latent feature maps per stochastic layer (z).")
-    free_bits: float = parameter(
-        0,
-        "KL per latent feature map that costs nothing in the objective, in nats; 0: off.",
-        open="It is not said whether free bits were kept. They are off, because they bound the KL from below; the paper pushes it to zero.",
-        ge=0,
-    )
-    published_init: bool = parameter(
-        False,
-        "Whether the initial gains are (scale/std)^(1/3) instead of scale/std.",
-        open="The published IAF code starts with gains (scale/std)^(1/3). We use scale/std, as intended.",
-    )
-
-    @model_validator(mode="after")
-    def _groups(self) -> VAEModel:
-        if max(self.hidden, self.latent) % min(self.hidden, self.latent):
-            raise ValueError(f"hidden {self.hidden} and latent {self.latent}; accepted: one a multiple of the other (masked convolutions)")
-        return self
-
-
-class PixelCNNppModel(ParameterBlock):
-    """Size of PixelCNN++ (Salimans et al. 2017)."""
-
-    filters: Channels = parameter(160, "Number of feature maps (F).")
-    resnets: UpTo100 = parameter(5, "Number of gated blocks per resolution (R).")
-    mixtures: UpTo100 = parameter(10, "Number of components of the mixture of logistics (K).")
-    resolutions: UpTo8 = parameter(3, "Number of resolutions (32x32, 16x16, 8x8); each further one halves the grid.")
-    dropout: float = parameter(
-        0.5,
-        "Probability of dropping an activation between the two convolutions of a block.",
-        open="The paper does not mention dropout. 0.5 is the value of PixelCNN++.",
-        ge=0,
-        lt=1,
-    )
-    stream_channels: Channels = parameter(
-        160,
-        "Number of feature maps of the stream made from f(z).",
-        open="The paper does not give the width of the feature stream. It is as wide as the PixelCNN++.",
-    )
-
-
 class Likelihood(ParameterBlock):
     """The discretized logistic of the auxiliary image."""
 
@@ -122,8 +72,10 @@ class Likelihood(ParameterBlock):
 class Model(ParameterBlock):
     """The two networks and how they are joined."""
 
-    vae: VAEModel = block(VAEModel, "ResNet VAE with IAF; the sizes are those of the checkpoint published by Kingma et al. (2016).")
-    pixelcnn_pp: PixelCNNppModel = block(PixelCNNppModel, "PixelCNN++ as published by Salimans et al. (2017).")
+    vae: networks.VAEModel = block(
+        networks.VAEModel, "ResNet VAE with IAF; the sizes are those of the checkpoint published by Kingma et al. (2016)."
+    )
+    pixelcnn_pp: networks.PixelCNNppModel = block(networks.PixelCNNppModel, "PixelCNN++ as published by Salimans et al. (2017).")
     likelihood: Likelihood = block(Likelihood, "The discretized logistic of the auxiliary image.")
     upsampling: Literal["bilinear", "nearest"] = parameter(
         "bilinear",
@@ -232,17 +184,31 @@ class FurtherTraining(Training):
 
 
 class Table1(ParameterBlock):
-    """The further systems of Table 1."""
+    """The further systems of Table 1, and the sizes of each."""
 
     systems: list[str] = parameter(
         [], "Names of further systems that are trained, one model each; `agave models` lists all systems.", max_length=40
     )
     training: FurtherTraining = block(FurtherTraining, "Training of a further system, from new weights.")
+    masked_pixelcnn: networks.MaskedPixelCNN = block(networks.MaskedPixelCNN, "PixelCNN (van den Oord et al. 2016a).")
+    gated_pixelcnn: networks.GatedPixelCNN = block(networks.GatedPixelCNN, "Gated PixelCNN (van den Oord et al. 2016b).")
+    pixelrnn: networks.PixelRNN = block(networks.PixelRNN, "PixelRNN with diagonal bidirectional LSTM layers (van den Oord et al. 2016a).")
+    aux_pixelcnn: networks.AuxPixelCNN = block(networks.AuxPixelCNN, "Auxiliary PixelCNN, grey image (Kolesnikov & Lampert 2017).")
+    nice: networks.NICE = block(networks.NICE, "NICE (Dinh et al. 2015).")
+    real_nvp: networks.RealNVP = block(networks.RealNVP, "Real NVP (Dinh et al. 2017).")
+    lossy_vae: networks.LossyVAE = block(networks.LossyVAE, "Variational lossy autoencoder, the ResNet one (Chen et al. 2017).")
+    matnet: networks.MatNet = block(networks.MatNet, "Matryoshka network (Bachman 2016), our reading.")
+    conv_draw: networks.ConvDRAW = block(networks.ConvDRAW, "Convolutional DRAW (Gregor et al. 2016), our reading.")
 
     @model_validator(mode="after")
     def _known(self) -> Table1:
         config_checks.check_systems(self.systems)
         return self
+
+    def sizes(self, system: str) -> networks.SystemBlock | None:
+        """Return the block of a system; None for one that has none."""
+        found = getattr(self, system, None)
+        return found if isinstance(found, networks.SystemBlock) else None
 
 
 class Grid(ParameterBlock):

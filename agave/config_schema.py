@@ -6,6 +6,7 @@ These are the comments of params.yaml, its JSON schema for Snakemake and editors
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -240,5 +241,6 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(plain, value))}]"
     if isinstance(value, float):
-        return f"{value:.1e}".replace("e+0", "e+") if value >= 1e6 else f"{value:g}"
+        small_or_large = 0 < abs(value) < 1e-4 or abs(value) >= 1e6  # with a point, or YAML reads 1e-05 as text
+        return re.sub(r"e([+-])0", r"e\1", f"{value:.1e}") if small_or_large else f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)

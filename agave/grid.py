@@ -145,7 +145,14 @@ def further_cells(params: Params) -> list[Cell]:
 
 def training_of(cell: Cell, params: Params) -> Training:
     """Return how a cell is trained to its end: with its pretrained parts, or from new weights for a further system of Table 1."""
-    return params.table1.training if cell.kind in params.table1.systems else params.joint
+    if cell.kind not in params.table1.systems:
+        return params.joint
+    training, own = params.table1.training, params.table1.sizes(cell.kind)
+    if own is None:
+        return training
+    batch = own.batch or training.batch
+    steps = -(-training.steps * training.batch // batch)
+    return training.model_copy(update={"steps": steps, "batch": batch, "learning_rate": own.learning_rate or training.learning_rate})
 
 
 def table_cells(params: Params) -> list[Cell]:

@@ -65,7 +65,7 @@ def test_a_system(copy: Path) -> None:
     insert(copy / registry, "REGISTRY = {", line)
     (copy / test).write_text(test_text, encoding="utf-8")
     out = run(copy, "pytest", "-p", "no:cacheprovider", "tests/test_systems.py", test, "-k", "histogram")
-    assert re.search(r"[7-9] passed", out) and "failed" not in out
+    assert re.search(r"[5-9] passed", out) and "failed" not in out
     code = (
         "import agave.config, torch; from agave.models import make_model; "
         "model = make_model('histogram', agave.config.load('params.yaml', 'tiny'), 16); "

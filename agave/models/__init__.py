@@ -21,11 +21,14 @@ class Registration:
         place: module and class, "agave.models.NAME:CLASS".
         bound: "exact" where the likelihood is computed itself, "elbo" where it is bounded from below, "dequantised" for a density.
         about: a full sentence that says what it is.
+        reads: keys of the block `model` of params.yaml that it is made from; None: all of them. The block of `table1` that has the
+            name of the system is read besides.
     """
 
     place: str
     bound: str
     about: str
+    reads: tuple[str, ...] | None = None
 
 
 REGISTRY = {
@@ -33,9 +36,14 @@ REGISTRY = {
         "agave.models.agave:AGAVE", "elbo", "The VAE and a PixelCNN++ conditioned on it, trained together (Lucas & Verbeek 2017)."
     ),
     "vae_iaf": Registration(
-        "agave.models.vae_iaf:VAEIAFAlone", "elbo", "The ResNet VAE with inverse autoregressive flow alone (Kingma et al. 2016)."
+        "agave.models.vae_iaf:VAEIAFAlone",
+        "elbo",
+        "The ResNet VAE with inverse autoregressive flow alone (Kingma et al. 2016).",
+        ("vae", "likelihood"),
     ),
-    "pixelcnn_pp": Registration("agave.models.pixelcnn_pp_alone:PixelCNNppAlone", "exact", "PixelCNN++ alone (Salimans et al. 2017)."),
+    "pixelcnn_pp": Registration(
+        "agave.models.pixelcnn_pp_alone:PixelCNNppAlone", "exact", "PixelCNN++ alone (Salimans et al. 2017).", ("pixelcnn_pp",)
+    ),
 }
 """One line a system. Those besides the first three are trained where `table1.systems` of params.yaml names them."""
 
@@ -76,7 +84,15 @@ def make_model(system: str, params: Params, image_size: int, **cell: Any) -> Lik
 
     if system not in SYSTEMS:
         raise UserError(f"there is no system '{system}'; accepted: {', '.join(SYSTEMS)}")
-    return SYSTEMS[system].from_options(params.model, image_size, **cell)
+    return SYSTEMS[system].from_options(params.model, image_size, sizes=params.table1.sizes(system), **cell)
+
+
+def options_of(system: str, params: Params) -> dict[str, Any]:
+    """Return the parameters that a model of a system is made from, as plain values: parts of the block `model`, and its own block."""
+    model, reads = params.model.model_dump(), REGISTRY[system].reads
+    own = params.table1.sizes(system)
+    chosen = {key: value for key, value in model.items() if reads is None or key in reads}
+    return chosen if own is None else chosen | {system: own.model_dump()}
 
 
 def load(path: str | Path) -> LikelihoodModel:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agave.config import Model, Sample
+from agave.config_networks import SystemBlock
 from agave.likelihoods import mixture_log_prob
 from agave.models.interface import Noise, Terms, scale_to_unit
 from agave.models.pixelcnn_pp import PixelCNNpp
@@ -37,7 +38,9 @@ class AGAVE(LatentModel):
         self.pixelcnn_pp = PixelCNNpp.from_options(options.pixelcnn_pp, feature_channels=3)
 
     @classmethod
-    def from_options(cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256) -> AGAVE:
+    def from_options(
+        cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
+    ) -> AGAVE:
         """Make an untrained model."""
         return cls(options, image_size, resolution, levels)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from agave.config import Model, Params
+from agave.config import Model, Params, Table1
 from agave.errors import UserError
 from agave.grid import Cell
-from agave.models import SYSTEMS, make_model
+from agave.models import SYSTEMS, make_model, options_of
 from agave.models.interface import LikelihoodModel
 from agave.runtime.checkpoints import load_weights, read_metadata, read_tensors
 
@@ -25,7 +25,7 @@ def describe_model(cell: Cell, params: Params) -> dict[str, Any]:
         "image_size": params.prepare.image_size,
         "resolution": cell.resolution,
         "levels": cell.levels,
-        "model": params.model.model_dump(),
+        "model": options_of(cell.system, params),
     }
 
 
@@ -37,9 +37,14 @@ def load_model(path: Path) -> LikelihoodModel:
     """
     metadata = read_model_metadata(path)
     try:
-        options = Model.model_validate(metadata["model"])
-        model = SYSTEMS[metadata["system"]].from_options(
-            options, metadata["image_size"], resolution=metadata["resolution"], levels=metadata["levels"]
+        system, stored = metadata["system"], dict(metadata["model"])
+        own = {system: stored.pop(system)} if system in Table1.model_fields else {}
+        model = SYSTEMS[system].from_options(
+            Model.model_validate(stored),
+            metadata["image_size"],
+            resolution=metadata["resolution"],
+            levels=metadata["levels"],
+            sizes=Table1.model_validate(own).sizes(system),
         )
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: its metadata describe no model of this version ({error}); accepted: {FORMAT}") from None
@@ -56,10 +61,11 @@ def load_cell(path: Path, params: Params, cell: Cell) -> LikelihoodModel:
     metadata = read_model_metadata(path)
     if metadata["cell"] != cell.name:
         raise UserError(f"{path}: holds the model of cell {metadata['cell']}; accepted: {cell.name}")
-    stored, wanted = metadata["model"], params.model.model_dump()
-    for key in ("upsampling", "likelihood", "detach_features"):  # what no shape of a weight shows
-        if stored[key] != wanted[key]:
-            raise UserError(f"{path}: trained with model.{key} {stored[key]}; accepted: {wanted[key]}, as the parameters say")
+    stored, wanted = metadata["model"], options_of(cell.system, params)
+    for key in ("upsampling", "likelihood", "detach_features", *Table1.model_fields):  # what no shape of a weight shows
+        if key in wanted and stored[key] != wanted[key]:
+            block = "table1" if key in Table1.model_fields else "model"
+            raise UserError(f"{path}: trained with {block}.{key} {stored[key]}; accepted: {wanted[key]}, as the parameters say")
     model = make_model(cell.system, params, params.prepare.image_size, resolution=cell.resolution, levels=cell.levels)
     load_weights(model, read_tensors(path), path)
     return model

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agave.auxiliary_image import auxiliary_image
 from agave.config import Model, Sample
+from agave.config_networks import SystemBlock
 from agave.errors import UserError
 from agave.models.layers import Checkpointed
 from agave.random_numbers import POSTERIOR, KeyedNumbers, RandomNumbers, StepNumbers
@@ -88,7 +89,9 @@ class LikelihoodModel(nn.Module):
 
     @classmethod
     @abstractmethod
-    def from_options(cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256) -> LikelihoodModel:
+    def from_options(
+        cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
+    ) -> LikelihoodModel:
         """Make an untrained model.
 
         Args:
@@ -96,6 +99,7 @@ class LikelihoodModel(nn.Module):
             image_size: height and width of x, pixels.
             resolution: height and width of y, pixels; None: those of x.
             levels: colour levels of y.
+            sizes: the block of `table1` that has the name of the system; None for a system that has none.
         """
 
     def forward(self, x_uint8: Tensor, y_uint8: Tensor | None = None, noise: Noise | None = None) -> Terms:

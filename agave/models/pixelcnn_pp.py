@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agave.config import PixelCNNppModel
+from agave.config_networks import PixelCNNppModel
 from agave.models.feature_stream import FeatureStream
 from agave.models.gated_block import GatedBlock
 from agave.models.layers import (

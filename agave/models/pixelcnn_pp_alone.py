@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agave.config import Model, Sample
+from agave.config_networks import SystemBlock
 from agave.likelihoods import mixture_log_prob
 from agave.models.interface import LikelihoodModel, Noise, Terms, scale_to_unit
 from agave.models.pixelcnn_pp import PixelCNNpp
@@ -32,7 +33,9 @@ class PixelCNNppAlone(LikelihoodModel):
         self.pixelcnn_pp = network
 
     @classmethod
-    def from_options(cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256) -> PixelCNNppAlone:
+    def from_options(
+        cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
+    ) -> PixelCNNppAlone:
         """Make an untrained model; it has no auxiliary image."""
         return cls(PixelCNNpp.from_options(options.pixelcnn_pp), image_size)
 

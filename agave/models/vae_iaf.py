@@ -12,7 +12,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agave.config import Model, Sample, VAEModel
+from agave.config import Model, Sample
+from agave.config_networks import SystemBlock, VAEModel
 from agave.likelihoods import discretized_logistic_log_prob, sample_discretized_logistic
 from agave.models.interface import LikelihoodModel, Noise, Terms
 from agave.models.layers import (
@@ -330,7 +331,9 @@ class VAEIAFAlone(LatentModel):
     parts = ("vae",)
 
     @classmethod
-    def from_options(cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256) -> VAEIAFAlone:
+    def from_options(
+        cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
+    ) -> VAEIAFAlone:
         """Make an untrained model."""
         return cls(options, image_size, resolution, levels)
 

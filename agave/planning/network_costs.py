@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from agave.config import Params, PixelCNNppModel, VAEModel
+from agave.config import Params
+from agave.config_networks import PixelCNNppModel, VAEModel
 from agave.grid import Cell
+from agave.planning.layer_costs import Convolution, Numbers
+from agave.planning.table1_costs import COSTS
 
 VALUES_KEPT, LIKELIHOOD_OF_X, LIKELIHOOD_OF_Y = 1.1, 60, 9
 """Numbers that a training step keeps for its backward pass: for each number that a convolution reads (its input, and in places what
@@ -21,35 +23,6 @@ they are right within an eighth. `agave summary` counts what the joint model kee
 KEPT_BYTES = {"float32": 4.0, "bfloat16": 2.2}
 """Bytes of such a number by `compute.precision`, as torch keeps them on a CPU. It is more than two in bfloat16, because the
 densities of the latent variables and the likelihoods stay float32. An estimate for a GPU."""
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """One weight-normalised convolution.
-
-    Attributes:
-        inputs: number of input channels.
-        outputs: number of output channels.
-        taps: number of taps of the kernel, height times width.
-        places: number of grid points at which the kernel is applied, for one image.
-        reads: number of grid points of its input.
-    """
-
-    inputs: int
-    outputs: int
-    taps: int
-    places: int
-    reads: int
-
-    @property
-    def parameters(self) -> int:
-        """Return the number of trainable numbers: direction, gain and bias."""
-        return self.inputs * self.outputs * self.taps + 2 * self.outputs
-
-    @property
-    def multiply_adds(self) -> int:
-        """Return the number of multiply-adds in one forward pass of one image."""
-        return self.inputs * self.outputs * self.taps * self.places
 
 
 def encoder(options: VAEModel, image_size: int) -> Iterator[Convolution]:
@@ -119,9 +92,12 @@ def _coarse_grids(options: PixelCNNppModel, image_size: int) -> list[int]:
     return [(image_size >> s) ** 2 for s in range(1, options.resolutions)]
 
 
-def parts(params: Params, cell: Cell) -> dict[str, list[Convolution]]:
-    """Return the convolutions of a cell's model by part."""
-    size, found = params.prepare.image_size, {}
+def parts(params: Params, cell: Cell) -> dict[str, list[Convolution | Numbers]]:
+    """Return the layers of a cell's model by part; a further system of Table 1 has one part, of its name."""
+    size = params.prepare.image_size
+    if cell.kind in COSTS:
+        return {cell.kind: list(COSTS[cell.kind].layers(params))}
+    found: dict[str, list[Convolution | Numbers]] = {}
     if cell.has_vae:
         found["encoder"] = list(encoder(params.model.vae, size))
         found["decoder"] = list(decoder(params.model.vae, size, cell.resolution))
@@ -154,6 +130,8 @@ def kept_bytes(params: Params, cell: Cell) -> int:
         likelihoods += LIKELIHOOD_OF_Y * 3 * cell.resolution**2
     if cell.has_pixelcnn_pp:
         likelihoods += LIKELIHOOD_OF_X * params.model.pixelcnn_pp.mixtures * params.prepare.image_size**2
+    if cell.kind in COSTS:
+        likelihoods += COSTS[cell.kind].likelihood(params)
     return round(KEPT_BYTES[params.compute.precision] * VALUES_KEPT * reads + 4 * likelihoods)
 
 
@@ -172,6 +150,10 @@ def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int
         values += 2 * 3 * 10 * cnn.mixtures * size**2 if likelihood else 0
         if cell.has_vae:
             values += cnn.stream_channels * sum(places for places, _ in blocks)
+    if cell.kind in COSTS:
+        cost = COSTS[cell.kind]
+        values += 3 * max(layer.inputs * layer.reads for layer in cost.layers(params))  # the widest layer: what it reads, makes and adds to
+        values += 2 * cost.likelihood(params) if likelihood else 0
     return 4 * values
 
 

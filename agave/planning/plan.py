@@ -16,6 +16,7 @@ from agave.config import Params, Training
 from agave.errors import UserError
 from agave.grid import Cell
 from agave.planning import network_costs
+from agave.planning.table1_costs import COSTS
 
 MIB, GIB = 2**20, 2**30
 
@@ -159,6 +160,9 @@ def job(params: Params, rule: str, cell: Cell) -> PlannedJob:
         steps = passes * batches * size**2
         launches = LAUNCHES_PER_BLOCK * passes * batches * _sequential_blocks(params)
         operations = params.sample.images * max(1, passes) * forward
+        if cell.kind in COSTS:
+            steps, launches = batches, 0
+            operations = round(params.sample.images * COSTS[cell.kind].passes(params) * forward)
         memory = weights + min(params.sample.batch, params.sample.images) * (working + network_costs.cache_bytes(params, cell))
     data = images * 3 * size**2
     on_gpu = params.compute.device == "cuda"

@@ -32,6 +32,7 @@ PLUMBING = frozenset(
         "agave.cli_options",
         "agave.config",
         "agave.config_checks",
+        "agave.config_networks",
         "agave.config_schema",
         "agave.config_types",
         "agave.errors",

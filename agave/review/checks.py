@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agave.config import Params
+from agave.config import Params, Training
 from agave.files import sha256
+from agave.grid import parse_cell, training_of
+from agave.models import options_of
 from agave.provenance.checksums import CHECKSUMS, changed
 from agave.provenance.code_digest import digest
 from agave.provenance.git import committed
@@ -138,9 +140,11 @@ def _options_now(record: RunRecord, params: Params) -> dict[str, Any]:
     now["prepare"].pop("path")  # names no place of another machine
     if "training" in record.options:
         vae = str(record.options["cell"]).startswith("vae")
-        cell = str(record.options["cell"])
-        further = params.table1.training if cell in params.table1.systems else params.joint
-        chosen = further if record.step == "joint" else params.pretrain.vae if vae else params.pretrain.pixelcnn_pp
+        chosen: Training = params.pretrain.vae if vae else params.pretrain.pixelcnn_pp
+        if record.step == "joint":
+            cell = parse_cell(str(record.options["cell"]), params.prepare.image_size)
+            chosen = training_of(cell, params)
+            now["model"] |= options_of(cell.system, params)
         now |= {"training": chosen.model_dump(mode="json"), "image_size": params.prepare.image_size}
         now["compute"] = {"precision": params.compute.precision}
         if vae:

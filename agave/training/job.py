@@ -18,7 +18,7 @@ from agave.data.arrays import load_images
 from agave.errors import UserError
 from agave.files import sha256
 from agave.grid import Cell
-from agave.models import make_model
+from agave.models import make_model, options_of
 from agave.models.files import describe_model, read_model_metadata
 from agave.models.interface import LikelihoodModel
 from agave.objective import Objective
@@ -70,7 +70,7 @@ class TrainingJob:
             "resolution": self.cell.resolution,
             "seed": self.seed,
             "image_size": self.params.prepare.image_size,
-            "model": self.params.model.model_dump(),
+            "model": options_of(self.cell.system, self.params),
             "compute": {"device": device.type, "precision": compute.precision} | rounded,
             "training": self.training.model_dump(),
         }

@@ -11,6 +11,7 @@ from snakemake.utils import validate
 from agave import config as parameters, figures, grid, presets
 from agave.data import listing
 from agave.errors import UserError
+from agave.models import options_of
 from agave.planning import plan
 from agave.provenance import code_digest
 from agave.steps import prune as pruning, records, report as pages, trainings
@@ -97,13 +98,8 @@ def compute():
 
 
 def networks(cell):
-    """Return the part of the block `model` that a cell depends on."""
-    model = block("model")
-    if cell.kind in PARAMS.table1.systems:
-        return model
-    if not cell.has_pixelcnn_pp:
-        return {key: model[key] for key in ("vae", "likelihood")}
-    return model if cell.has_vae else {"pixelcnn_pp": model["pixelcnn_pp"]}
+    """Return the parameters that the model of a cell is made from."""
+    return options_of(cell.system, PARAMS)
 
 
 def cell_of(wildcards):
