@@ -81,14 +81,13 @@ def cached_sampler(setting: Setting) -> Iterator[Finding]:
             features: Tensor | None = torch.zeros(given.shape, device=setting.device).uniform_(-1, 1) if network.feature_channels else None
 
             options: dict[str, Any] = {"features": features, "batch": 2, "shape": tuple(given.shape[-2:]), "seed": 0}
-            cached = _logits(sample(network, **options, teacher=given, return_logits=True))
-            slow = _logits(sample(network, **options, teacher=given, return_logits=True, cached=False))
+            cached = sample(network, **options, teacher=given, return_logits=True)[1]
+            slow = sample(network, **options, teacher=given, return_logits=True, cached=False)[1]
             drawn = sample(network, **options)
             with without_recording():
-                unrecorded = _logits(sample(network, **options, teacher=given, return_logits=True))
+                unrecorded = sample(network, **options, teacher=given, return_logits=True)[1]
                 drawn_unrecorded = sample(network, **options)
             yield _close(f"{system}: cached sampler against whole passes, logits", size, _relative(cached, slow), OUTPUTS)
-            assert isinstance(drawn, Tensor) and isinstance(drawn_unrecorded, Tensor), "no logits are asked for"
             same = bool(torch.equal(cached, unrecorded) and torch.equal(drawn, drawn_unrecorded))
             note = "" if setting.on_gpu else "there are no CUDA graphs on a CPU: the same code twice"
             yield Finding(f"{system}: sampler with CUDA graphs equals that without", size, None, None, same, note)
@@ -117,11 +116,6 @@ def _pass(model: LikelihoodModel, x_uint8: Tensor, noise: Noise, autocast: torch
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return {"outputs": _flat(kept), "log_prob": _flat([terms.log_prob]), "gradient": _flat(gradients), "dimensions": _flat([x_uint8[0]])}
-
-
-def _logits(drawn: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    assert isinstance(drawn, tuple), "the logits are asked for"
-    return drawn[1]
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -136,7 +136,7 @@ class AGAVE(LatentModel):
         self, mean: Tensor, seed: int, first: int, stream: int, options: Sample | None, label: str | None, given: Tensor | None = None
     ) -> Tensor:
         shape, features = (self.image_size, self.image_size), self.features(mean)
-        drawn = sample(
+        return sample(
             self.pixelcnn_pp,
             features,
             batch=len(mean),
@@ -148,5 +148,3 @@ class AGAVE(LatentModel):
             given=given,
             label=label,
         )
-        assert isinstance(drawn, Tensor), "no logits are asked for"
-        return drawn

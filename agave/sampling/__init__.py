@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +15,14 @@ from agave.random_numbers import PIXELS, KeyedNumbers
 from agave.runtime.progress import Progress
 from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 from agave.sampling.cuda_graphs import RecordedSteps
+
+
+@overload
+def sample(
+    pixelcnn_pp: PixelCNNpp, features: Tensor | None = None, *, return_logits: Literal[True], **others: Any
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def sample(pixelcnn_pp: PixelCNNpp, features: Tensor | None = None, *, return_logits: Literal[False] = False, **others: Any) -> Tensor: ...
 
 
 @torch.inference_mode()
