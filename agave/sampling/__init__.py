@@ -25,7 +25,7 @@ def sample(
 def sample(pixelcnn_pp: PixelCNNpp, features: Tensor | None = None, *, return_logits: Literal[False] = False, **others: Any) -> Tensor: ...
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[misc]  # the overloads name only what decides the type
 def sample(
     pixelcnn_pp: PixelCNNpp,
     features: Tensor | None = None,
