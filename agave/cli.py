@@ -109,7 +109,7 @@ def pretrain(params: Params, part: str, resolution: int | None, dry_run: bool, *
     if only_shown(dry_run, blocks, part=part, resolution=resolution, **arguments):
         return
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
-    place = place_of("pretrain", **arguments)
+    place = place_of("pretrain", grid.system_of(part), **arguments)
     from agave.steps.pretrain import run
 
     run(params, part, resolution, seed, data, output, place)
@@ -134,7 +134,7 @@ def joint(params: Params, cell: str, vae: Path | None, pixelcnn_pp: Path | None,
     if only_shown(dry_run, blocks_of(params, "model", "compute", "joint"), cell=cell, vae=vae, pixelcnn_pp=pixelcnn_pp, **arguments):
         return
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
-    place = place_of("joint", **arguments)
+    place = place_of("joint", found.system, **arguments)
     from agave.steps.joint import run
 
     run(params, found, seed, data, {"vae": vae, "pixelcnn_pp": pixelcnn_pp}, output, place)
@@ -151,7 +151,7 @@ def sample(params: Params, cell: str, dry_run: bool, model: Path, **arguments: A
     from agave.steps.sample import run
 
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
-    run(params, found, seed, data, model, output, place_of("sample", **arguments))
+    run(params, found, seed, data, model, output, place_of("sample", found.system, **arguments))
 
 
 @main.command()
@@ -373,12 +373,16 @@ def export_weights(params: Params, model: Path, output: Path) -> None:
 
 @main.command()
 @click.argument("step")
-def digest(step: str) -> None:
+@click.option("--system", metavar="NAME", help="Leave out the models of other systems than this one (`agave models`).")
+def digest(step: str, system: str | None) -> None:
     """Print the digest of the code that the results of STEP depend on, and the files that it covers."""
+    from agave.models import REGISTRY
     from agave.provenance import code_digest
 
-    click.echo(code_digest.digest(step))
-    for file in code_digest.files(step):
+    if system is not None and system not in REGISTRY:
+        raise UserError(f"there is no system '{system}'; accepted: {', '.join(REGISTRY)}")
+    click.echo(code_digest.digest(step, system))
+    for file in code_digest.files(step, system):
         click.echo(f"  {file}")
 
 

@@ -54,7 +54,7 @@ def bound(params: Params, cell: str, dry_run: bool, memory: int | None, precisio
     seed, data, model, output = (arguments.pop(name) for name in ("seed", "data", "model", "output"))
     options = Options(None, None if memory is None else memory * 2**20, precision)
     evaluation = Evaluation(params, found, seed, data, model, output, options)
-    evaluate_bound(evaluation, place_of("evaluate", **arguments))
+    evaluate_bound(evaluation, place_of("evaluate", found.system, **arguments))
 
 
 @evaluate.command()
@@ -75,7 +75,7 @@ def iwae(params: Params, cell: str, shard: str | None, dry_run: bool, memory: in
     seed, data, model, output = (arguments.pop(name) for name in ("seed", "data", "model", "output"))
     options = Options(parse_shard(shard) if shard else None, None if memory is None else memory * 2**20, precision)
     evaluation = Evaluation(params, found, seed, data, model, output, options)
-    evaluate_iwae(evaluation, place_of("evaluate", **arguments))
+    evaluate_iwae(evaluation, place_of("evaluate", found.system, **arguments))
 
 
 @evaluate.command()

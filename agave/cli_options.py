@@ -196,6 +196,7 @@ def _launch(devices: int) -> None:
 
 def place_of(
     step: str,
+    system: str,
     device: str | None,
     threads: int | None,
     state_dir: Path = Path("work"),
@@ -209,4 +210,4 @@ def place_of(
     from agave.runtime.devices import Place
     from agave.runtime.interruption import Stop
 
-    return Place(state=state_dir, device=device, threads=threads, stop=Stop(**limits), source=digest(step), tensorboard=tensorboard)
+    return Place(state=state_dir, device=device, threads=threads, stop=Stop(**limits), source=digest(step, system), tensorboard=tensorboard)

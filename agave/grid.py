@@ -47,6 +47,11 @@ class Cell:
         return "vae_iaf" if self.kind == "vae" else self.kind
 
     @property
+    def has_samples(self) -> bool:
+        """Return whether its value depends on noise, so that importance sampling gives a tighter bound."""
+        return REGISTRY[self.system].has_samples
+
+    @property
     def has_vae(self) -> bool:
         """Return whether the model has the VAE."""
         return self.kind in ("agave", "vae")
@@ -60,6 +65,11 @@ class Cell:
     def models_x(self) -> bool:
         """Return whether the model has a likelihood of x itself, and not of y alone."""
         return self.kind != "vae"
+
+
+def system_of(name: str) -> str:
+    """Return the system of a cell by its name, or of the network of a pretraining."""
+    return name if name in REGISTRY else "vae_iaf" if name.split("-")[0] == "vae" else "agave"
 
 
 ALONE = ("vae", *(name for name in REGISTRY if name not in ("agave", "vae_iaf")))
@@ -153,6 +163,11 @@ def training_of(cell: Cell, params: Params) -> Training:
     batch = own.batch or training.batch
     steps = -(-training.steps * training.batch // batch)
     return training.model_copy(update={"steps": steps, "batch": batch, "learning_rate": own.learning_rate or training.learning_rate})
+
+
+def sampled_cells(params: Params) -> list[Cell]:
+    """Return the cells whose importance-sampled bound is measured: those of the paper, and the further systems that have one."""
+    return [*table_cells(params), *(cell for cell in further_cells(params) if cell.has_samples)]
 
 
 def table_cells(params: Params) -> list[Cell]:

@@ -157,7 +157,7 @@ def claim_inputs(params: Params) -> list[str]:
     """List the files that decide the claims, below results/<preset>/."""
     every, seeds = grid.all_cells(params), params.grid.seeds
     terms = [per_image_path(cell, seed) for cell in every for seed in seeds]
-    bounds = [iwae_arrays_path(cell, seed) for cell in grid.table_cells(params) for seed in seeds]
+    bounds = [iwae_arrays_path(cell, seed) for cell in grid.sampled_cells(params) for seed in seeds]
     return [BOUNDS, *terms, *bounds, *(samples_path(cell, seeds[0]) for cell in every)]
 
 
@@ -312,11 +312,11 @@ class Results:
         return {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
 
     def exact_bits(self, cell: Cell) -> NDArray[np.float64]:
-        """Return the exact negative log-likelihood of a model without latent variables, (seeds, all test images), bits/dim of x."""
-        return self._bits(-self._term(cell, per_image_path, "log_prob_x"))
+        """Return the negative log-likelihood of a model without noise, exact or bounded, (seeds, all test images), bits/dim of x."""
+        return self._bits(self._term(cell, per_image_path, "kl") - self._term(cell, per_image_path, "log_prob_x"))
 
     def bits_on_the_same_images(self, cells: Sequence[Cell]) -> NDArray[np.float64]:
-        """Return the values that Table 1 compares: importance-sampled bounds, and exact values of models without latent variables.
+        """Return the values that Table 1 compares: importance-sampled bounds, and the values themselves of models without noise.
 
         Args:
             cells: C models of the table.
@@ -327,10 +327,10 @@ class Results:
         Raises:
             UserError: a result is missing, damaged or of other images.
         """
-        bits = [self._bits(-self._term(cell, iwae_arrays_path, "iwae")) if cell.has_vae else self.exact_bits(cell) for cell in cells]
+        bits = [self._bits(-self._term(cell, iwae_arrays_path, "iwae")) if cell.has_samples else self.exact_bits(cell) for cell in cells]
         images = min(one.shape[1] for one in bits)
         for cell, one in zip(cells, bits, strict=True):
-            if cell.has_vae and one.shape[1] != images:
+            if cell.has_samples and one.shape[1] != images:
                 path = iwae_arrays_path(cell, self.params.grid.seeds[0])
                 raise self.wrong(path, f"holds {one.shape[1]} images, another model {images}; accepted: the same number for all")
         return np.stack([one[:, :images] for one in bits], axis=2)

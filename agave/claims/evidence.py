@@ -126,7 +126,7 @@ def _bound(name: str) -> Measure:
 def _has_importance(evidence: Evidence, chosen: Sequence[Cell]) -> None:
     """Raise NotTestableError for a model whose importance-sampled bound the workflow does not compute."""
     for cell in chosen:
-        if cell.has_vae and cell not in grid.table_cells(evidence.params):
+        if cell.has_samples and cell not in grid.sampled_cells(evidence.params):
             raise NotTestableError(f"the importance-sampled bound of {cell.name}, which is not in Table 1 of this preset, is not computed")
 
 

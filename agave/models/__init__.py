@@ -23,12 +23,19 @@ class Registration:
         about: a full sentence that says what it is.
         reads: keys of the block `model` of params.yaml that it is made from; None: all of them. The block of `table1` that has the
             name of the system is read besides.
+        samples: False for a bound without noise, which several samples do not tighten.
     """
 
     place: str
     bound: str
     about: str
     reads: tuple[str, ...] | None = None
+    samples: bool = True
+
+    @property
+    def has_samples(self) -> bool:
+        """Return whether the value of an image depends on noise, so that K samples give a tighter bound."""
+        return self.samples and self.bound != "exact"
 
 
 REGISTRY = {

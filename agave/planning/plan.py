@@ -200,7 +200,7 @@ def jobs(params: Params) -> list[tuple[PlannedJob, int]]:
     for rule, chosen, times in (
         ("joint_cell", every, seeds),
         ("evaluate_bound", every, seeds),
-        ("evaluate_iwae", grid.table_cells(params), seeds),
+        ("evaluate_iwae", grid.sampled_cells(params), seeds),
         ("sample_cell", every, 1),
     ):
         found += [(job(params, rule, cell), times) for cell in chosen]
@@ -273,7 +273,7 @@ def longest_chain(params: Params, throughput: Throughput) -> float:
     def time(rule: str, cell: Cell) -> float:
         return seconds(job(params, rule, cell), throughput)
 
-    longest, evaluated = 0.0, grid.table_cells(params)
+    longest, evaluated = 0.0, grid.sampled_cells(params)
     for cell in grid.all_cells(params):
         begin = []
         if cell.has_vae:

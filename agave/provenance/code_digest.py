@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from agave.errors import UserError
+from agave.models import REGISTRY
 from agave.steps import STEPS
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -56,8 +57,12 @@ UNUSED = dict.fromkeys(("pretrain", "joint", "evaluate"), "agave.sampling") | di
 )
 
 
-def modules(step: str) -> tuple[str, ...]:
+def modules(step: str, system: str | None = None) -> tuple[str, ...]:
     """Return the modules of agave that the results of a step depend on, sorted by name.
+
+    Args:
+        step: a step of the workflow.
+        system: leave out the models that only other systems than this one use; None: those of all systems count.
 
     Raises:
         UserError: there is no such step, or a module of it is missing.
@@ -65,32 +70,38 @@ def modules(step: str) -> tuple[str, ...]:
     if step not in ENTRY_MODULES:
         raise UserError(f"there is no step '{step}'; accepted: {', '.join(ENTRY_MODULES)}")
     found: set[str] = set()
+    others = set() if system is None else {one.place.partition(":")[0] for name, one in REGISTRY.items() if name != system}
     waiting = [ENTRY_MODULES[step]]
     while waiting:
         module = waiting.pop()
         if module not in found and module not in PLUMBING and module != UNUSED.get(step):
             found.add(module)
-            waiting.extend(_imports(module))
+            imported = _imports(module)
+            waiting.extend(name for name in imported if module != "agave.models" or name not in others)
     return tuple(sorted(found))
 
 
-def files(step: str) -> tuple[Path, ...]:
-    """Return the files of `modules(step)`, relative to the folder that holds the package.
+def files(step: str, system: str | None = None) -> tuple[Path, ...]:
+    """Return the files of `modules`, relative to the folder that holds the package.
 
     Raises:
         UserError: as `modules`.
     """
-    paths = [_file(module) for module in modules(step)]
+    paths = [_file(module) for module in modules(step, system)]
     return tuple(path.relative_to(PACKAGE.parent) for path in sorted([*paths, *filter(Path.exists, map(_companion, paths))]))
 
 
-def digest(step: str) -> str:
+def digest(step: str, system: str | None = None) -> str:
     """Return the SHA-256, hexadecimal, of the code that the results of a step depend on.
+
+    Args:
+        step: a step of the workflow.
+        system: as in `modules`.
 
     Raises:
         UserError: as `modules`.
     """
-    return hashlib.sha256("\n".join(f"{module} {_code(module)}" for module in modules(step)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(f"{module} {_code(module)}" for module in modules(step, system)).encode()).hexdigest()
 
 
 @cache

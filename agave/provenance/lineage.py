@@ -52,7 +52,7 @@ def job_inputs(params: Params) -> dict[str, list[str]]:
         jobs[str(Path(path).with_name("run.json"))] = read
     jobs["trainings/run.json"] = list(history_paths(params).values())
     bounds = [(bound_path, cell, seed) for cell in grid.all_cells(params) for seed in seeds]
-    bounds += [(iwae_path, cell, seed) for cell in grid.table_cells(params) for seed in seeds]
+    bounds += [(iwae_path, cell, seed) for cell in grid.sampled_cells(params) for seed in seeds]
     drawn = [(samples_path, cell, seeds[0]) for cell in grid.all_cells(params)]
     for path_of, cell, seed in bounds + drawn:
         model = f"joint/{cell.name}/seed~{seed}/{WEIGHTS}"
@@ -136,7 +136,7 @@ def _small_files(params: Params, jobs: Sequence[str]) -> list[str]:
     found = {"prepare/manifest.json", HISTORIES, TRAINING_RECORDS, CLAIMS, CLAIMS_PAGE}
     found |= {path(cell, seed) for cell in grid.all_cells(params) for seed in seeds for path in (bound_path, per_image_path)}
     found |= {
-        path(cell, seed) for cell in grid.table_cells(params) for seed in seeds for path in (iwae_path, growth_path, iwae_arrays_path)
+        path(cell, seed) for cell in grid.sampled_cells(params) for seed in seeds for path in (iwae_path, growth_path, iwae_arrays_path)
     }
     found |= {samples_path(cell, seeds[0]) for cell in grid.all_cells(params)}
     found |= {f"tables/{name}" for name in tables.FILES} | {path for name in figures.NAMES for path in figures.outputs(name)}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from agave.files import atomic_write, sha256
+from agave.grid import system_of
 from agave.provenance import code_digest
 from agave.provenance.git import git_state
 from agave.provenance.surroundings import arithmetic, explicit_command, machine, packages, portable
@@ -237,7 +238,7 @@ class Recorder:
         self._record: dict[str, Any] = {
             "step": step,
             "options": portable(options),
-            "source": code_digest.digest(step),
+            "source": code_digest.digest(step, system_of(str(options["cell"])) if "cell" in options else None),
             "inputs": {name: {"file": portable(str(path)), "sha256": sha256(path)} for name, path in inputs.items()},
             "parts": {name: cost for name, path in inputs.items() if (cost := _part(step, Path(path))) is not None},
             "device": device,

@@ -19,9 +19,9 @@ from agave.evaluation.importance import gather_shards, growth_samples, iwae_boun
 from agave.evaluation.memory import default_budget, evaluation_cost
 from agave.evaluation.one_sample import Array, bound_columns, mean_and_error, one_sample_terms
 from agave.files import sha256
-from agave.grid import Cell
+from agave.grid import Cell, sampled_cells
 from agave.likelihoods import bits_per_dim
-from agave.models import SYSTEMS
+from agave.models import REGISTRY
 from agave.models.files import load_cell
 from agave.models.layers import folded
 from agave.provenance.run_record import Recorder
@@ -98,8 +98,10 @@ class Evaluation:
         Raises:
             UserError: the system has no latent variables, or there are too few images.
         """
-        if SYSTEMS[self.cell.system].bound == "exact":
-            raise UserError(f"{self.cell.name}: has no latent variables, its one-sample bound is exact; accepted: a cell with a VAE")
+        if not self.cell.has_samples:
+            why = "its likelihood is exact" if REGISTRY[self.cell.system].bound == "exact" else "its bound has no noise"
+            accepted = ", ".join(cell.name for cell in sampled_cells(self.params))
+            raise UserError(f"{self.cell.name}: {why}, there is nothing to draw samples of; accepted: {accepted}")
         images = load_images(self.data, "test")
         chosen = self.params.evaluate.iwae_images
         if chosen is not None and chosen > len(images):

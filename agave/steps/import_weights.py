@@ -40,7 +40,7 @@ def import_pixelcnn_pp(params: Params, weights: Path, output: Path) -> None:
         load_published_weights(model.pixelcnn_pp, arrays)
     except ValueError as error:
         raise UserError(f"{weights}: {error}") from None
-    record = Recorder("pretrain", {"imported": True, "model": params.model.model_dump()}, {"weights": weights})
+    record = Recorder("pretrain", {"cell": "pixelcnn_pp", "imported": True, "model": params.model.model_dump()}, {"weights": weights})
     metadata = describe_model(cell, params) | {"step": "pretrain", "imported_sha256": sha256(weights)}
     files = [output / "model.safetensors", output / "raw.safetensors"]
     for path in files:

@@ -39,7 +39,7 @@ def stale(params: Params, results: Path) -> list[str]:
     wanted |= {bound_path(cell, seed) for cell in grid.all_cells(params) for seed in seeds}
     wanted |= {samples_path(cell, seeds[0]) for cell in grid.all_cells(params)}
     folders = {results / Path(path).parent for path in wanted}
-    sampled = {results / Path(iwae_path(cell, seed)).parent for cell in grid.table_cells(params) for seed in seeds}
+    sampled = {results / Path(iwae_path(cell, seed)).parent for cell in grid.sampled_cells(params) for seed in seeds}
     found: list[Path] = []
     for step in MODEL_STEPS:
         for folder in (results / step).glob("*/seed~*"):

@@ -34,10 +34,10 @@ FILES = ("bounds.csv", "iwae.csv", "table1.csv", "table1.md", "table1.tex", "met
 
 def inputs(params: Params) -> list[str]:
     """List the files that `write_tables` reads, relative to results/<preset>/."""
-    seeds, tabled = params.grid.seeds, grid.table_cells(params)
+    seeds, tabled = params.grid.seeds, grid.sampled_cells(params)
     bounds = [bound_path(cell, seed) for cell in grid.all_cells(params) for seed in seeds]
     sampled = [path(cell, seed) for path in (iwae_path, iwae_arrays_path) for cell in tabled for seed in seeds]
-    exact = [grid.baselines(params)[1], *grid.further_cells(params)]
+    exact = [grid.baselines(params)[1], *(cell for cell in grid.further_cells(params) if not cell.has_samples)]
     return [*bounds, *sampled, *(per_image_path(cell, seed) for cell in exact for seed in seeds)]
 
 
@@ -57,7 +57,7 @@ def write_tables(params: Params, preset: str, results: Path) -> None:
     """
     source = Results(params, preset, results)
     bounds = source.gather(grid.all_cells(params), bound_path, BOUND_SCHEMA)
-    iwae = source.gather(grid.table_cells(params), iwae_path, IWAE_SCHEMA, data_set=bounds["data_set"].iloc[0])
+    iwae = source.gather(grid.sampled_cells(params), iwae_path, IWAE_SCHEMA, data_set=bounds["data_set"].iloc[0])
     table = table_1(source, bounds, iwae)
     for path, frame in ((BOUNDS, bounds), (IWAE, iwae), (TABLE_1, table)):
         write_table(results / path, frame)

@@ -25,7 +25,7 @@ rule decide_claims:
         runtime=30,
     params:
         options=claims_step.options(PARAMS),
-        source=SOURCES["claims"],
+        source=source("claims"),
     shell:
         "agave claims --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
 

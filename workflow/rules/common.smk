@@ -16,7 +16,6 @@ from agave.planning import plan
 from agave.provenance import code_digest
 from agave.steps import prune as pruning, records, report as pages, trainings
 
-SOURCES = {step: code_digest.digest(step) for step in code_digest.ENTRY_MODULES}
 
 
 def checked_parameters():
@@ -95,6 +94,12 @@ def block(*names, without=()):
 def compute():
     """Return the keys of the block `compute` that change results beyond rounding."""
     return block("compute", without=["images_per_pass", "checkpointing", "compile"])
+
+
+@functools.cache
+def source(step, system=None):
+    """Return the digest of the code that the results of a step depend on, which for a model is without that of other systems."""
+    return code_digest.digest(step, system)
 
 
 def networks(cell):

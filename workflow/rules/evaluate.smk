@@ -32,7 +32,7 @@ rule evaluate_bound:
     params:
         model=lambda wildcards: networks(cell_of(wildcards)),
         seed=PARAMS.evaluate.seed,
-        source=SOURCES["evaluate"],
+        source=lambda wildcards: source("evaluate", cell_of(wildcards).system),
     shell:
         "agave evaluate bound {wildcards.cell} --preset {wildcards.preset} --seed {wildcards.seed} --model {input.model}"
         " --data results/{wildcards.preset}/prepare --output $(dirname {output.bound}) > {log} 2>&1"
@@ -58,7 +58,7 @@ rule evaluate_iwae:
     params:
         model=lambda wildcards: networks(cell_of(wildcards)),
         evaluate=block("evaluate", without=["batch"]),
-        source=SOURCES["evaluate"],
+        source=lambda wildcards: source("evaluate", cell_of(wildcards).system),
     shell:
         "exec agave evaluate iwae {wildcards.cell} --shard {wildcards.scatteritem} --preset {wildcards.preset} --seed {wildcards.seed}"
         " --model {input.model} --data results/{wildcards.preset}/prepare --output $(dirname {output.shard}) > {log} 2>&1"
@@ -90,7 +90,7 @@ rule gather_iwae:
     params:
         shards=SHARDS,
         evaluate=block("evaluate", without=["batch"]),
-        source=SOURCES["evaluate"],
+        source=lambda wildcards: source("evaluate", cell_of(wildcards).system),
     shell:
         "agave evaluate gather {wildcards.cell} {params.shards} --preset {wildcards.preset} --seed {wildcards.seed}"
         " --model {input.model} --data results/{wildcards.preset}/prepare --output $(dirname {output.iwae}) > {log} 2>&1"
@@ -100,4 +100,4 @@ rule evaluate:
     input:
         PRUNED,
         cell_files("evaluate", "bound.csv"),
-        cell_files("evaluate", "iwae.csv", grid.table_cells(PARAMS)),
+        cell_files("evaluate", "iwae.csv", grid.sampled_cells(PARAMS)),

@@ -47,7 +47,7 @@ for NAME in figures.NAMES:
             figure=NAME,
             options=figures_step.options(NAME, PARAMS),
             shown=figures.caption_values(NAME, PARAMS),
-            source=SOURCES["figures"],
+            source=source("figures"),
         shell:
             "agave figures {params.figure} --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
 

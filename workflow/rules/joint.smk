@@ -23,7 +23,7 @@ rule joint_cell:
         compute=compute(),
         joint=lambda wildcards: grid.training_of(cell_of(wildcards), PARAMS).model_dump(),
         pretrained=pretrained_options,
-        source=SOURCES["joint"],
+        source=lambda wildcards: source("joint", cell_of(wildcards).system),
     shell:
         "exec agave joint {wildcards.cell} --preset {wildcards.preset} --seed {wildcards.seed} {params.pretrained}"
         " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) --devices {resources.gpu} > {log} 2>&1"

@@ -24,7 +24,7 @@ rule prepare_images:
         prepare=block("prepare"),
         images=images_option,
         folder=listing.fingerprint(IMAGES) if IMAGES else None,
-        source=SOURCES["prepare"],
+        source=source("prepare"),
     shell:
         "agave prepare --preset {wildcards.preset} {params.images} --output results/{wildcards.preset}/prepare > {log} 2>&1"
 

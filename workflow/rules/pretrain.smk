@@ -23,7 +23,7 @@ rule pretrain_vae:
         compute=compute(),
         pretrain=block("pretrain", "vae"),
         kl_weight=PARAMS.pretrain.vae_kl_weight,
-        source=SOURCES["pretrain"],
+        source=source("pretrain", "vae_iaf"),
     shell:
         "exec agave pretrain vae --preset {wildcards.preset} --resolution {wildcards.resolution} --seed {wildcards.seed}"
         " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) --devices {resources.gpu} > {log} 2>&1"
@@ -51,7 +51,7 @@ rule pretrain_pixelcnn_pp:
         model=networks(grid.Cell("pixelcnn_pp")),
         compute=compute(),
         pretrain=block("pretrain", "pixelcnn_pp"),
-        source=SOURCES["pretrain"],
+        source=source("pretrain", "pixelcnn_pp"),
     shell:
         "exec agave pretrain pixelcnn_pp --preset {wildcards.preset} --seed {wildcards.seed}"
         " --data results/{wildcards.preset}/prepare --output $(dirname {output.model}) --devices {resources.gpu} > {log} 2>&1"

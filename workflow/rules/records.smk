@@ -21,7 +21,7 @@ rule write_records:
         mem_mb=600,
         runtime=10,
     params:
-        source=SOURCES["records"],
+        source=source("records"),
     shell:
         "agave records --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
 

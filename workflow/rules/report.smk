@@ -40,7 +40,7 @@ rule report_pages:
         mem_mb=600,
         runtime=10,
     params:
-        source=SOURCES["report"],
+        source=source("report"),
     shell:
         "agave report --preset {wildcards.preset} --results results/{wildcards.preset}" " --output $(dirname {output.claims}) > {log} 2>&1"
 

@@ -19,7 +19,7 @@ rule sample_cell:
     params:
         model=lambda wildcards: networks(cell_of(wildcards)),
         sample=block("sample", without=["batch"]),
-        source=SOURCES["sample"],
+        source=lambda wildcards: source("sample", cell_of(wildcards).system),
     shell:
         "agave sample {wildcards.cell} --preset {wildcards.preset} --seed {wildcards.seed} --model {input.model}"
         " --data results/{wildcards.preset}/prepare --output $(dirname {output.samples}) > {log} 2>&1"

@@ -28,7 +28,7 @@ rule write_tables:
         runtime=10,
     params:
         options=tables_step.options(PARAMS),
-        source=SOURCES["tables"],
+        source=source("tables"),
     shell:
         "agave tables --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
 

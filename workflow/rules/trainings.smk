@@ -15,7 +15,7 @@ rule gather_trainings:
         mem_mb=600,
         runtime=10,
     params:
-        source=SOURCES["trainings"],
+        source=source("trainings"),
     shell:
         "agave trainings --preset {wildcards.preset} --results results/{wildcards.preset} > {log} 2>&1"
 
