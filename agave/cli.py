@@ -169,7 +169,7 @@ def tables(params: Params, preset: str, results: Path) -> None:
 def figures(names: tuple[str, ...], params: Params, preset: str, results: Path) -> None:
     """Draw the figures NAME, or all of them, as PDF and PNG, with the data behind each.
 
-    NAME is one of 1a, 1b, 1c, 2, 3a, 3b, 4, 5a, 5b, 6, completions, growth and training.
+    NAME is one of 1a, 1b, 1c, 2, 3a, 3b, 4, 5a, 5b, 6, completions, samples, table1, growth and training.
     """
     from agave.steps.figures import run
 

@@ -153,6 +153,13 @@ def further_cells(params: Params) -> list[Cell]:
     return [Cell(name, resolution=params.prepare.image_size) for name in params.table1.systems]
 
 
+def table_1_cells(params: Params) -> dict[str, Cell]:
+    """Return the cells that stand beside a row of Table 1 of the paper, by system; AGAVE only at the paper's weight, 12."""
+    best = table_cells(params)[1]
+    cells = [*baselines(params), *further_cells(params), *([best] if best.kl_weight == 12 else [])]
+    return {cell.system: cell for cell in cells}
+
+
 def training_of(cell: Cell, params: Params) -> Training:
     """Return how a cell is trained to its end: with its pretrained parts, or from new weights for a further system of Table 1."""
     if cell.kind not in params.table1.systems:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BOUNDS = "tables/bounds.csv"
 IWAE = "tables/iwae.csv"
 TABLE_1 = "tables/table1.csv"
+ORDER = "tables/order.csv"
 HISTORIES = "trainings/history.csv"
 TRAINING_RECORDS = "trainings/runs.jsonl"
 CLAIMS = "claims/claims.csv"
@@ -62,10 +63,14 @@ TABLE_1_SCHEMA: Schema = {
     "reference": "text",
     "published_bound": "text",
     "published_bits_per_dim": "text",
+    "published_number": "text",
     "published_mark": "text",
     "published_data_set": "text",
     "our_model": "text",
+    "our_architecture": "text",
+    "our_parameters": "integer",
     "our_bound": "text",
+    "our_number": "text",
     "our_bits_per_dim": "number",
     "our_standard_error": "number",
     "our_images": "integer",
@@ -81,6 +86,15 @@ TABLE_1_SCHEMA: Schema = {
     "our_all_images": "integer",
 }
 """tables/table1.csv, one row per model; published numbers as they are printed."""
+ORDER_SCHEMA: Schema = {
+    "models": "integer",
+    "images": "integer",
+    "seeds": "integer",
+    "rank_correlation": "number",
+    "rank_correlation_low": "number",
+    "rank_correlation_high": "number",
+}
+"""tables/order.csv, one row."""
 CLAIMS_SCHEMA: Schema = {
     "id": "text",
     "verdict": "text",
@@ -151,6 +165,12 @@ def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
     pretrained = ["pixelcnn_pp", *(f"vae-resolution~{resolution}" for resolution in resolutions)]
     models = [("pretrain", name) for name in pretrained] + [("joint", cell.name) for cell in trained]
     return {(stage, name, seed): f"{stage}/{name}/seed~{seed}/history.csv" for stage, name in models for seed in params.grid.seeds}
+
+
+def training_names(cell: Cell) -> list[tuple[str, str]]:
+    """Return the trainings that a model comes from as (stage, model), the pretrainings first."""
+    pretrained = [f"vae-resolution~{cell.resolution}"] * cell.has_vae + ["pixelcnn_pp"] * cell.has_pixelcnn_pp
+    return [*(("pretrain", name) for name in pretrained), ("joint", cell.name)]
 
 
 def claim_inputs(params: Params) -> list[str]:
@@ -311,7 +331,7 @@ class Results:
                 raise self.wrong(path, "has other arrays than that of the first seed")
         return {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
 
-    def exact_bits(self, cell: Cell) -> NDArray[np.float64]:
+    def bits_without_noise(self, cell: Cell) -> NDArray[np.float64]:
         """Return the negative log-likelihood of a model without noise, exact or bounded, (seeds, all test images), bits/dim of x."""
         return self._bits(self._term(cell, per_image_path, "kl") - self._term(cell, per_image_path, "log_prob_x"))
 
@@ -327,7 +347,9 @@ class Results:
         Raises:
             UserError: a result is missing, damaged or of other images.
         """
-        bits = [self._bits(-self._term(cell, iwae_arrays_path, "iwae")) if cell.has_samples else self.exact_bits(cell) for cell in cells]
+        bits = [
+            self._bits(-self._term(cell, iwae_arrays_path, "iwae")) if cell.has_samples else self.bits_without_noise(cell) for cell in cells
+        ]
         images = min(one.shape[1] for one in bits)
         for cell, one in zip(cells, bits, strict=True):
             if cell.has_samples and one.shape[1] != images:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -72,3 +75,21 @@ def over_seeds(table: pd.DataFrame, quantity: str, by: Sequence[str] = ("cell",)
     errors = [standard_error(rows[quantity].to_list(), rows[f"{quantity}_standard_error"].to_list()) for _, rows in groups]
     means.insert(1, "standard_error", errors)
     return means
+
+
+def rank_correlation(values: NDArray[np.float64], published: Sequence[float]) -> NDArray[np.float64]:
+    """Return Spearman's rank correlation of our values with published ones; equal values share their mean rank.
+
+    Args:
+        values: (..., C), one value per model.
+        published: C values, not all equal.
+
+    Returns:
+        (...), from -1 to 1; 0 where all values are equal.
+    """
+    from scipy.stats import rankdata
+
+    ours, theirs = (rankdata(one, axis=-1) - (len(published) + 1) / 2 for one in (values, np.asarray(published)))
+    norms = np.sqrt((ours**2).sum(-1) * (theirs**2).sum())
+    correlation: NDArray[np.float64] = np.divide((ours * theirs).sum(-1), norms, out=np.zeros_like(norms), where=norms > 0)
+    return correlation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -14,6 +14,7 @@ from agave.claims import measures
 from agave.errors import UserError
 from agave.grid import Cell
 from agave.results import BOUND_SCHEMA, BOUNDS, Results, iwae_arrays_path, per_image_path
+from agave.statistics import rank_correlation
 from agave.units import bits_per_dim
 
 Values = NDArray[np.float64]
@@ -144,6 +145,17 @@ def _iwae_gain(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
     return evidence.together([bits_per_dim(one[..., -1] - one[..., 0], evidence.dimensions) for one in growth])
 
 
+def _order_of_table_1(evidence: Evidence, _: Sequence[Cell]) -> Measured:
+    """Measure the rank correlation of our numbers with those of Table 1 of the paper."""
+    cells = grid.table_1_cells(evidence.params)
+    if missing := [row.model for row in published.TABLE_1 if row.system not in cells]:
+        raise NotTestableError(f"this preset trains no {missing[0]}" + (f", nor {len(missing) - 1} more rows" if missing[1:] else ""))
+    numbers = [float(row.bits_per_dim) for row in published.TABLE_1]
+    bits = evidence.results.bits_on_the_same_images([cells[row.system] for row in published.TABLE_1])
+    found = evidence.together([bits], lambda means: rank_correlation(means, numbers))
+    return replace(found, labels=("rank correlation",))
+
+
 def _identity(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
     """Measure how far totals in tables/bounds.csv differ from the sums of their terms, bits/dim: the largest over decoders and seeds."""
     table = evidence.results.bounds_of(chosen)
@@ -207,11 +219,15 @@ def _property(name: str) -> Measure:
 PROPERTIES = ("future_pixels", "future_features", "objective_identities", "objective_beyond_2", "dependent_values")
 """The measures of `network_properties`, which are of no model of the grid."""
 
+WITHOUT_MODELS = (*PROPERTIES, "order_of_table_1")
+"""The measures for which a test names no models."""
+
 MEASURES: dict[str, Measure] = {
     **{name: _bound(name) for name in ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")},
     "iwae": _iwae,
     "iwae_gain": _iwae_gain,
     "identity": _identity,
+    "order_of_table_1": _order_of_table_1,
     "reconstruction_psnr": _of_images(["reconstruction", "original"], measures.psnr),
     "reconstruction_detail": _of_images(["reconstruction"], _log_detail),
     "shape_minus_detail_kept": _of_images(["reconstruction", "original"], _shape_minus_detail_kept),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from agave import grid
 from agave.claims.comparisons import COMPARISONS
-from agave.claims.evidence import MEASURES, PROPERTIES, NotTestableError
+from agave.claims.evidence import MEASURES, WITHOUT_MODELS, NotTestableError
 from agave.config import Params
 from agave.errors import UserError
 from agave.grid import Cell
@@ -135,7 +135,7 @@ class Test(Strict):
         for kind, name, known in (("measure", self.measure, MEASURES), ("compare", self.compare, COMPARISONS)):
             if name not in known:
                 raise ValueError(f"{kind} '{name}'; accepted: {', '.join(known)}")
-        if bool(self.models) == (self.measure in PROPERTIES):
+        if bool(self.models) == (self.measure in WITHOUT_MODELS):
             raise ValueError(
                 f"measure '{self.measure}' of {len(self.models)} models; accepted: " + ("none" if self.models else "some models")
             )

@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 from agave import grid
 from agave.config import Params
 from agave.figures import figure_cells
-from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, SMALL, WIDTH, save, style, wrap
+from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, SMALL, WIDTH, footnote, save, style
 from agave.grid import Cell
 from agave.results import BOUND_QUANTITIES, BOUNDS, GROWTH_SCHEMA, HISTORIES, HISTORIES_SCHEMA, Results, growth_path
 from agave.statistics import FORMULA, over_seeds
@@ -178,8 +178,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[str, str, float]], last: float)
 
 
 def _caption(figure: Figure, source: Results, text: str, data: str | None = None) -> None:
-    lines = wrap(f"{text} Data: {data or source.data_set()}. Preset {source.preset}.", 0.97 * figure.get_figwidth(), SMALL)
-    figure.supxlabel("\n".join(lines), size=SMALL, color=GREY, x=0.01, ha="left")
+    footnote(figure, f"{text} Data: {data or source.data_set()}. Preset {source.preset}.")
 
 
 def _error_note(source: Results) -> str:

@@ -1,4 +1,4 @@
-"""Figures 1, 3, 5a, 6 and the completions: grids of images."""
+"""Figures 1, 3, 5a, 6, the completions and the samples of all systems: grids of images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from agave.figures import figure_cells
 from agave.figures.mosaic import ImageBlock, compose
 from agave.figures.style import save, style
+from agave.published import TABLE_1
 from agave.results import Results
 
 Images = NDArray[np.uint8]
@@ -19,7 +20,7 @@ Made = tuple[Page, str, dict[str, Images]]
 
 
 def draw(name: str, source: Results) -> None:
-    """Draw one of the figures 1a, 1b, 1c, 3a, 3b, 5a, 6 and completions.
+    """Draw one of the figures 1a, 1b, 1c, 3a, 3b, 5a, 6, completions and samples.
 
     Raises:
         UserError: an input is missing or damaged.
@@ -33,6 +34,7 @@ def draw(name: str, source: Results) -> None:
         "5a": _figure_5a,
         "6": _figure_6,
         "completions": _completions,
+        "samples": _samples,
     }
     with style():
         page, note, arrays = makers[name](source)
@@ -122,6 +124,18 @@ def _completions(source: Results) -> Made:
     note = f"The first {rows} rows of an image are given, the others are sampled. PixelCNN++ alone sees the given rows; AGAVE also sees "
     note += f"f(z), z ~ q(z|x) of the whole original. Temperature {source.params.sample.temperature:g}. {_not_selected(source)}"
     return [[ImageBlock(np.stack([shown[key] for key in labels]), tuple(labels.values()))]], note, shown
+
+
+def _samples(source: Results) -> Made:
+    columns, names = source.params.figures.columns, {row.system: row.model for row in TABLE_1}
+    shown: dict[str, Images] = {}
+    for cell in figure_cells("samples", source.params):
+        label = f"AGAVE, λ = {cell.kl_weight:g}" if cell.kind == "agave" else names[cell.system]
+        key = "prior_sample" if cell.models_x else "prior_draw"
+        shown[label] = source.images(cell, [key])[key][:columns]
+    shown["test images"] = source.images(cell, ["original"])["original"][:columns]
+    note = f"Images drawn by each system, in the order of Table 1, and below them test images. {_not_selected(source)}"
+    return [[ImageBlock(np.stack(list(shown.values())), tuple(shown))]], note, shown
 
 
 def _not_selected(source: Results) -> str:

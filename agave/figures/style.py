@@ -87,6 +87,12 @@ def wrap(text: str, width: float, size: float) -> list[str]:
     return lines
 
 
+def footnote(figure: Figure, text: str) -> None:
+    """Write a text below a figure, wrapped to its width."""
+    lines = wrap(text, 0.97 * figure.get_figwidth(), SMALL)
+    figure.supxlabel("\n".join(lines), size=SMALL, color=GREY, x=0.01, ha="left")
+
+
 def save(figure: Figure, name: str, source: Results, data: pd.DataFrame | Mapping[str, NDArray[np.uint8]]) -> None:
     """Write figures/figureNAME.pdf and .png with the data behind them: a frame as .csv, arrays as .npz.
 

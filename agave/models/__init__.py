@@ -24,6 +24,7 @@ class Registration:
         reads: keys of the block `model` of params.yaml that it is made from; None: all of them. The block of `table1` that has the
             name of the system is read besides.
         samples: False for a bound without noise, which several samples do not tighten.
+        architecture: "as published"; "sizes ours" where the publication gives no sizes; "our reading" where it leaves more open.
     """
 
     place: str
@@ -31,6 +32,7 @@ class Registration:
     about: str
     reads: tuple[str, ...] | None = None
     samples: bool = True
+    architecture: str = "as published"
 
     @property
     def has_samples(self) -> bool:

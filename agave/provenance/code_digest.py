@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 
 from agave.errors import UserError
-from agave.models import REGISTRY
 from agave.steps import STEPS
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -70,7 +69,7 @@ def modules(step: str, system: str | None = None) -> tuple[str, ...]:
     if step not in ENTRY_MODULES:
         raise UserError(f"there is no step '{step}'; accepted: {', '.join(ENTRY_MODULES)}")
     found: set[str] = set()
-    others = set() if system is None else {one.place.partition(":")[0] for name, one in REGISTRY.items() if name != system}
+    others = _other_systems(system)
     waiting = [ENTRY_MODULES[step]]
     while waiting:
         module = waiting.pop()
@@ -79,6 +78,15 @@ def modules(step: str, system: str | None = None) -> tuple[str, ...]:
             imported = _imports(module)
             waiting.extend(name for name in imported if module != "agave.models" or name not in others)
     return tuple(sorted(found))
+
+
+def _other_systems(system: str | None) -> set[str]:
+    """Return the modules of all systems but this one; none if no system is named."""
+    if system is None:
+        return set()
+    from agave.models import REGISTRY  # here: steps that know no model do not load it
+
+    return {one.place.partition(":")[0] for name, one in REGISTRY.items() if name != system}
 
 
 def files(step: str, system: str | None = None) -> tuple[Path, ...]:

@@ -24,6 +24,7 @@ from agave.results import (
     iwae_path,
     per_image_path,
     samples_path,
+    training_names,
 )
 
 TRAIN_IMAGES, TEST_IMAGES = "prepare/train.npy", "prepare/test.npy"
@@ -47,8 +48,7 @@ def job_inputs(params: Params) -> dict[str, list[str]]:
         read = [TRAIN_IMAGES]
         if step == "joint":
             cell = grid.parse_cell(name, params.prepare.image_size, params.pretrain.vae_kl_weight)
-            read += [f"pretrain/vae-resolution~{cell.resolution}/seed~{seed}/{WEIGHTS}"] if cell.has_vae else []
-            read += [f"pretrain/pixelcnn_pp/seed~{seed}/{WEIGHTS}"] if cell.has_pixelcnn_pp else []
+            read += [f"{stage}/{name}/seed~{seed}/{WEIGHTS}" for stage, name in training_names(cell) if stage == "pretrain"]
         jobs[str(Path(path).with_name("run.json"))] = read
     jobs["trainings/run.json"] = list(history_paths(params).values())
     bounds = [(bound_path, cell, seed) for cell in grid.all_cells(params) for seed in seeds]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from agave.files import atomic_write, sha256
-from agave.grid import system_of
 from agave.provenance import code_digest
 from agave.provenance.git import git_state
 from agave.provenance.surroundings import arithmetic, explicit_command, machine, packages, portable
@@ -232,13 +231,18 @@ class Recorder:
     """
 
     def __init__(self, step: str, options: Mapping[str, Any], inputs: Mapping[str, str | Path], device: str | None = None) -> None:
+        system = None
+        if "cell" in options:
+            from agave.grid import system_of  # here: steps that know no model do not load it
+
+            system = system_of(str(options["cell"]))
         self.outputs: list[Path] = []
         self.facts: dict[str, Any] = {}
         self._began = time.monotonic()
         self._record: dict[str, Any] = {
             "step": step,
             "options": portable(options),
-            "source": code_digest.digest(step, system_of(str(options["cell"])) if "cell" in options else None),
+            "source": code_digest.digest(step, system),
             "inputs": {name: {"file": portable(str(path)), "sha256": sha256(path)} for name, path in inputs.items()},
             "parts": {name: cost for name, path in inputs.items() if (cost := _part(step, Path(path))) is not None},
             "device": device,

@@ -16,7 +16,9 @@ from agave.results import (
     BOUNDS,
     IWAE,
     IWAE_SCHEMA,
+    ORDER,
     TABLE_1,
+    TRAINING_RECORDS,
     Results,
     bound_path,
     iwae_arrays_path,
@@ -24,12 +26,12 @@ from agave.results import (
     per_image_path,
 )
 from agave.tables import formats
-from agave.tables.table1 import LEFT, as_texts, notes, table_1
+from agave.tables.table1 import LEFT, as_texts, notes, order, table_1, training_minutes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FILES = ("bounds.csv", "iwae.csv", "table1.csv", "table1.md", "table1.tex", "metrics.json")
+FILES = ("bounds.csv", "iwae.csv", "table1.csv", "table1.md", "table1.tex", "order.csv", "metrics.json")
 
 
 def inputs(params: Params) -> list[str]:
@@ -38,14 +40,14 @@ def inputs(params: Params) -> list[str]:
     bounds = [bound_path(cell, seed) for cell in grid.all_cells(params) for seed in seeds]
     sampled = [path(cell, seed) for path in (iwae_path, iwae_arrays_path) for cell in tabled for seed in seeds]
     exact = [grid.baselines(params)[1], *(cell for cell in grid.further_cells(params) if not cell.has_samples)]
-    return [*bounds, *sampled, *(per_image_path(cell, seed) for cell in exact for seed in seeds)]
+    return [TRAINING_RECORDS, *bounds, *sampled, *(per_image_path(cell, seed) for cell in exact for seed in seeds)]
 
 
 def write_tables(params: Params, preset: str, results: Path) -> None:
     """Gather the bounds of all cells and write Table 1.
 
     Only the cells and seeds of the grid are read: folders left by an earlier grid are ignored.
-    Writes tables/bounds.csv, iwae.csv, table1.csv, table1.md, table1.tex and metrics.json below `results`.
+    Writes tables/bounds.csv, iwae.csv, table1.csv, table1.md, table1.tex, order.csv and metrics.json below `results`.
 
     Args:
         params: the parameters of the preset.
@@ -58,13 +60,14 @@ def write_tables(params: Params, preset: str, results: Path) -> None:
     source = Results(params, preset, results)
     bounds = source.gather(grid.all_cells(params), bound_path, BOUND_SCHEMA)
     iwae = source.gather(grid.sampled_cells(params), iwae_path, IWAE_SCHEMA, data_set=bounds["data_set"].iloc[0])
-    table = table_1(source, bounds, iwae)
-    for path, frame in ((BOUNDS, bounds), (IWAE, iwae), (TABLE_1, table)):
+    table, compared = table_1(source, bounds, iwae), order(source)
+    numbers, origin = as_texts(table, training_minutes(source))
+    for path, frame in ((BOUNDS, bounds), (IWAE, iwae), (TABLE_1, table), (ORDER, compared)):
         write_table(results / path, frame)
-    printed, below = as_texts(table), notes(table, preset)
+    below = notes(table, preset)
     texts = {
-        "table1.md": formats.as_markdown(printed, below, LEFT),
-        "table1.tex": formats.as_latex(printed, below, LEFT),
+        "table1.md": formats.as_markdown(numbers, [], LEFT) + "\n" + formats.as_markdown(origin, below, LEFT),
+        "table1.tex": formats.as_latex(numbers, [], LEFT) + formats.as_latex(origin, below, LEFT),
         "metrics.json": json.dumps(_metrics(bounds, table), indent=2, ensure_ascii=False) + "\n",
     }
     for name, text in texts.items():

@@ -24,12 +24,12 @@ def as_markdown(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]
         left: headings of the columns that are aligned to the left; the others are aligned to the right.
 
     Returns:
-        The table, an empty line and the notes.
+        The table, and below it the notes after an empty line.
     """
     texts = table.map(lambda text: text.replace("|", "\\|"))
     aligned = ["left" if column in left else "right" for column in texts]
     lines = texts.to_markdown(index=False, colalign=aligned, disable_numparse=True)
-    return "\n".join([lines, "", *(f"{note}  " for note in notes)]) + "\n"
+    return "\n".join([lines, *[""] * bool(notes), *(f"{note}  " for note in notes)]) + "\n"
 
 
 def as_latex(table: pd.DataFrame, notes: Sequence[str], left: Collection[str]) -> str:

@@ -13,6 +13,8 @@ SHOWS = {
     "5b": "bits/dim, by colour levels",
     "6": "samples with coarser auxiliary images",
     "completions": "images of which some rows are given",
+    "samples": "samples of all systems",
+    "table1": "Table 1, ours against published",
     "growth": "the bound, by number of samples",
     "training": "training curves",
 }

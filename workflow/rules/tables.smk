@@ -16,6 +16,7 @@ rule write_tables:
         ),
         markdown="results/{preset}/tables/table1.md",
         latex="results/{preset}/tables/table1.tex",
+        order="results/{preset}/tables/order.csv",
         metrics="results/{preset}/tables/metrics.json",
         run="results/{preset}/tables/run.json",
     log:
