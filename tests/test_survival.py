@@ -145,7 +145,7 @@ def test_several_processes_train_what_one_does(params, data, tmp_path, size, com
     assert largest < tolerance and (largest > 1e-6 or "allreduce" not in compute)
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.integration)])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"])
 def test_ten_stops_at_random_moments_change_no_bit_of_the_weights(params, data, whole, tmp_path, number, size):
     moments, reached, stopped = random.Random(size), 0, 0
