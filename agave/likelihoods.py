@@ -232,8 +232,9 @@ def softmax_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: Tensor) -> Tenso
             "accepted: integers (B, 3, H, W) and logits (B, 3 L, H, W) of the same B, H, W"
         )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    by_colour = logits.reshape(3 * batch, channels // 3, height, width)
-    return -F.cross_entropy(by_colour, x_uint8.flatten(0, 1).long(), reduction="none").view(batch, 3, height, width)
+    rows = logits.permute(0, 2, 3, 1).reshape(-1, channels // 3)  # one a sub-pixel; no copy for channels-last logits
+    values = x_uint8.permute(0, 2, 3, 1).reshape(-1).long()
+    return -F.cross_entropy(rows, values, reduction="none").view(batch, height, width, 3).permute(0, 3, 1, 2)
 
 
 def sample_softmax(logits: Float[Tensor, "b l"], uniforms: Float[Tensor, "b"], temperature: float = 1.0) -> Tensor:
@@ -248,7 +249,7 @@ def sample_softmax(logits: Float[Tensor, "b l"], uniforms: Float[Tensor, "b"], t
         (B,) integers 0 to L - 1.
     """
     cumulative = (logits / temperature).softmax(1).cumsum(1)
-    return torch.searchsorted(cumulative, uniforms[:, None]).squeeze(1).clamp(max=logits.shape[1] - 1)
+    return torch.searchsorted(cumulative, uniforms[:, None].contiguous()).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
 def sample_mixture(

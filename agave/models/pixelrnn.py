@@ -23,9 +23,9 @@ def diagonals(height: int, width: int) -> tuple[Tensor, list[int]]:
     Returns:
         The indices i * width + j in that order, (height * width,); the number of pixels of each of the height + width - 1 diagonals.
     """
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    diagonal = (rows + columns).flatten()
-    return diagonal.argsort(stable=True), diagonal.bincount().tolist()
+    diagonal = torch.arange(height)[:, None] + torch.arange(width)
+    lengths = [min(d + 1, height, width, height + width - 1 - d) for d in range(height + width - 1)]
+    return diagonal.flatten().argsort(stable=True), lengths
 
 
 def lstm(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

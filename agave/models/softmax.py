@@ -38,6 +38,7 @@ class SoftmaxModel(LikelihoodModel):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of all values, colour-major, given the sub-pixels before: x (B, 3, H, W) in [-1, 1] -> (B, 768, H, W)."""
+        x = x.contiguous(memory_format=torch.channels_last)  # all activations: a third faster on a CPU
         return self.head(self.features(x))  # type: ignore[no-any-return]
 
     def log_prob_subpixels(self, x_uint8: Tensor) -> Tensor:
