@@ -237,7 +237,7 @@ def softmax_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: Tensor) -> Tenso
     return -F.cross_entropy(rows, values, reduction="none").view(batch, height, width, 3).permute(0, 3, 1, 2)
 
 
-def sample_softmax(logits: Float[Tensor, "b l"], uniforms: Float[Tensor, "b"], temperature: float = 1.0) -> Tensor:
+def sample_softmax(logits: Float[Tensor, "b l"], uniforms: Float[Tensor, " b"], temperature: float = 1.0) -> Tensor:
     """Draw one value per row from a softmax, by the inverse of its distribution function.
 
     Args:

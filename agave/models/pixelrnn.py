@@ -77,9 +77,13 @@ class DiagonalBiLSTM(Checkpointed):
         return self.again(self._forward, t)
 
     def _forward(self, t: Tensor) -> Tensor:
+        return t + self.out(self.states(t))  # type: ignore[no-any-return]
+
+    def states(self, t: Tensor) -> Tensor:
+        """Return h_left + down_shift(h_right): (B, 2h, H, W) -> (B, h, H, W)."""
         gates = select(self.gates(t), self.order)
         left, right = self.images(select(self.scan(gates, self.lengths, self.h0, self.c0), self.inverse))
-        return t + self.out(left + down_shift(right))  # type: ignore[no-any-return]
+        return left + down_shift(right)
 
     def gates(self, t: Tensor) -> Tensor:
         """Return what each pixel itself tells the gates: (B, 2h, H, W) -> (2, HW, B, 4h)."""
