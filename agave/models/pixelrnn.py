@@ -60,7 +60,7 @@ class DiagonalBiLSTM(Checkpointed):
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
-        self.height = height
+        self.channels, self.height = channels, height
         self.input = CausalConv2d(2 * channels, 8 * channels, (1, 1), "B", gate=7)  # 4h of each LSTM
         bound = 1 / math.sqrt(2 * channels)
         self.recurrent = nn.Parameter(torch.empty(2, 2 * channels, 4 * channels).uniform_(-bound, bound))  # K, [above, to the left]
@@ -82,16 +82,14 @@ class DiagonalBiLSTM(Checkpointed):
     def states(self, t: Tensor) -> Tensor:
         """Return h_left + down_shift(h_right): (B, 2h, H, W) -> (B, h, H, W)."""
         gates = select(self.gates(t), self.order)
-        left, right = self.images(select(self.scan(gates, self.lengths, self.h0, self.c0), self.inverse))
+        states = select(self.scan(gates, self.lengths, self.h0, self.c0), self.inverse)
+        left, right = (as_feature_maps(one, self.height) for one in states)
         return left + down_shift(right)
 
     def gates(self, t: Tensor) -> Tensor:
         """Return what each pixel itself tells the gates: (B, 2h, H, W) -> (2, HW, B, 4h)."""
-        return self.input(t).flatten(2).unflatten(1, (2, -1)).permute(1, 3, 0, 2)  # type: ignore[no-any-return]
-
-    def images(self, states: Tensor, height: int | None = None) -> Tensor:
-        """Return states (2, HW, B, h) as feature maps (2, B, h, H, W)."""
-        return states.permute(0, 2, 3, 1).unflatten(3, (height or self.height, -1))
+        told: Tensor = self.input(t).flatten(2)  # (B, 8h, HW)
+        return torch.stack(told.permute(2, 0, 1).chunk(2, dim=2))
 
     def scan(self, gates: Tensor, lengths: list[int], h0: Tensor, c0: Tensor) -> Tensor:
         """Return the states of all pixels of an image, diagonal after diagonal.
@@ -109,7 +107,7 @@ class DiagonalBiLSTM(Checkpointed):
         width = len(lengths) - height + 1
         h = c = gates.new_zeros(2, 0, batch, h0.shape[3])
         found = []
-        for diagonal, told in enumerate(gates.split(lengths, dim=1)):
+        for diagonal, told in enumerate(torch.split(gates, lengths, dim=1)):
             if diagonal < height:  # a row begins
                 h = torch.cat((h, h0[:, diagonal : diagonal + 1].expand(-1, -1, batch, -1)), dim=1)
                 c = torch.cat((c, c0[:, diagonal : diagonal + 1].expand(-1, -1, batch, -1)), dim=1)
@@ -118,9 +116,15 @@ class DiagonalBiLSTM(Checkpointed):
                 h, c, above = h[:, 1:], c[:, 1:], above[:, 1:]
             seen = torch.cat((above, h), dim=3).flatten(1, 2)  # (2, pixels x B, 2h)
             told = torch.baddbmm(told.flatten(1, 2), seen, self.recurrent)
-            h, c = lstm(told.unflatten(1, (-1, batch)), c)
+            h, c = lstm(told.view(2, -1, batch, told.shape[2]), c)
             found.append(h)
         return torch.cat(found, dim=1)
+
+
+def as_feature_maps(states: Tensor, height: int) -> Tensor:
+    """Return the states of one LSTM, in raster order, as feature maps: (HW, B, h) -> (B, h, H, W)."""
+    maps = states.permute(1, 2, 0)
+    return maps.reshape(*maps.shape[:2], height, -1)
 
 
 def select(values: Tensor, order: Tensor) -> Tensor:
@@ -173,15 +177,17 @@ class _KeptStates:
 
     def __init__(self, model: PixelRNNSystem, x: Tensor) -> None:
         self.model, self.x, self.row, self.column = model, x, 0, 0
+        self.layers: list[DiagonalBiLSTM] = list(model.layers)  # type: ignore[arg-type]
         batch, _, _, width = x.shape
-        self.above = [layer.h0.new_zeros(2, width, batch, layer.h0.shape[3]) for layer in model.layers]  # of the row above, a layer each
+        self.above = [layer.h0.new_zeros(2, width, batch, layer.channels) for layer in self.layers]  # states of the row above
         self.left: list[tuple[Tensor, Tensor]] = []  # state and cell of the pixel to the left, a layer each
 
     def start_row(self, row: int) -> None:
         if row > 0:
             self._end_row()
         self.row, self.column = row, 0
-        self.left = [(layer.h0[0, row].expand(len(self.x), -1), layer.c0[0, row].expand(len(self.x), -1)) for layer in self.model.layers]
+        batch = len(self.x)
+        self.left = [(layer.h0[0, row].expand(batch, -1), layer.c0[0, row].expand(batch, -1)) for layer in self.layers]
 
     def logits(self, column: int) -> Tensor:
         if column > self.column:  # the pixel to the left has got all its colours
@@ -194,7 +200,7 @@ class _KeptStates:
         """Return what the head reads, (B, 2h, 1, 1), and state and cell of each layer."""
         seen, at = window(self.x, self.row, column, FIRST_KERNEL // 2)
         t, states = self.model.first(seen)[:, :, -1:, at : at + 1], []
-        for layer, above, (h, c) in zip(self.model.layers, self.above, self.left, strict=True):
+        for layer, above, (h, c) in zip(self.layers, self.above, self.left, strict=True):
             gates = torch.addmm(layer.gates(t)[0, 0], torch.cat((above[0, column], h), dim=1), layer.recurrent[0])
             h, c = lstm(gates, c)
             t = t + layer.out((h + above[1, column])[:, :, None, None])
@@ -202,14 +208,13 @@ class _KeptStates:
         return t, states
 
     def _end_row(self) -> None:
-        """Compute the states of both directions for a complete row."""
-        first, last = max(0, self.row - FIRST_KERNEL // 2), self.row + 1
-        t = self.model.first(self.x[:, :, first:last])[:, :, -1:]
-        for k, layer in enumerate(self.model.layers):
-            here = slice(self.row, last)
-            gates = layer.gates(t) + self.above[k] @ layer.recurrent[:, None, : layer.h0.shape[3]]
+        """Compute the states of both LSTMs for the row, which is complete."""
+        here = slice(self.row, self.row + 1)
+        t = self.model.first(self.x[:, :, max(0, self.row - FIRST_KERNEL // 2) : self.row + 1])[:, :, -1:]
+        for k, (layer, above) in enumerate(zip(self.layers, self.above, strict=True)):
+            gates = layer.gates(t) + above @ layer.recurrent[:, None, : layer.channels]
             states = mirrored(layer.scan(mirrored(gates), [1] * gates.shape[1], layer.h0[:, here], layer.c0[:, here]))
-            t = t + layer.out(layer.images(torch.stack((states[0], self.above[k][1])), 1).sum(0))
+            t = t + layer.out(as_feature_maps(states[0] + above[1], height=1))
             self.above[k] = states
 
 
