@@ -15,11 +15,13 @@ from agave.config_networks import GatedPixelCNN
 from agave.grid import Cell
 from agave.likelihoods import sample_softmax, softmax_log_prob
 from agave.models import make_model
+from agave.models.causal_conv import CausalConv2d, causal_mask
+from agave.models.diagonal_lstm import DiagonalBiLSTM, diagonals, lstm
 from agave.models.gated_pixelcnn import GatedPixelCNNSystem
 from agave.models.interface import scale_to_unit
 from agave.models.layers import folded
-from agave.models.masked_pixelcnn import CausalConv2d, MaskedPixelCNNSystem, causal_mask
-from agave.models.pixelrnn import DiagonalBiLSTM, PixelRNNSystem, diagonals, lstm
+from agave.models.masked_pixelcnn import MaskedPixelCNNSystem
+from agave.models.pixelrnn import PixelRNNSystem
 from agave.planning import network_costs
 from agave.planning.summary import _saved_bytes
 from agave.random_numbers import PIXELS_GIVEN_PRIOR, KeyedNumbers

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from agave import config_networks
 from agave.config import Model
 from agave.config_networks import SystemBlock
+from agave.models.causal_conv import FIRST_KERNEL, CausalConv2d
 from agave.models.layers import Checkpointed, down_conv, down_shift, nin
-from agave.models.masked_pixelcnn import FIRST_KERNEL, CausalConv2d, SoftmaxHead
-from agave.models.softmax import SoftmaxModel
+from agave.models.softmax import SoftmaxHead, SoftmaxModel
 from agave.sampling.sub_pixels import PixelNetwork
 
 

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection
+from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agave.config import Sample
 from agave.likelihoods import softmax_log_prob
+from agave.models.causal_conv import CausalConv2d
 from agave.models.interface import LikelihoodModel, Noise, Terms, scale_to_unit
-from agave.models.layers import data_dependent_initialisation, folded
+from agave.models.layers import at_least_float32, data_dependent_initialisation, folded, full_precision
 from agave.random_numbers import PIXELS, PIXELS_GIVEN_PRIOR, KeyedNumbers
 from agave.sampling.sub_pixels import PixelNetwork, draw_sub_pixels
+
+
+class SoftmaxHead(nn.Module):
+    """The last layers: a rectifier and a 1x1 convolution with mask B for each width, and again for the 768 logits.
+
+    Args:
+        channels: number of channels of the input.
+        *widths: numbers of channels in between.
+    """
+
+    def __init__(self, channels: int, *widths: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(CausalConv2d(a, b, (1, 1), "B") for a, b in pairwise((channels, *widths)))
+        self.logits = CausalConv2d(widths[-1], 3 * 256, (1, 1), "B", init_scale=0.1)  # starts near equal probabilities, 8 bits/dim
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return the logits of every value of every colour: (B, channels, H, W) -> (B, 768, H, W), colour-major."""
+        for layer in self.layers:
+            t = layer(F.relu(t))
+        with full_precision(t):
+            return self.logits(F.relu(at_least_float32(t)))  # type: ignore[no-any-return]
 
 
 class SoftmaxModel(LikelihoodModel):
@@ -26,7 +50,7 @@ class SoftmaxModel(LikelihoodModel):
     # PAPER: The PixelCNN and PixelRNN papers do not normalise weights. All layers here but the recurrent ones are weight-normalised and
     # initialised from data, as in PixelCNN++.
     bound = "exact"
-    head: nn.Module
+    head: SoftmaxHead
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
