@@ -156,6 +156,12 @@ class GatedPixelCNN(SystemBlock):
     )
     head: Groups = parameter(1024, "Number of feature maps of the layer before the logits.", open="The paper gives no size for CIFAR-10.")
 
+    @model_validator(mode="after")
+    def _odd(self) -> GatedPixelCNN:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel}; accepted: an odd number, since the kernel has a middle column")
+        return self
+
 
 class PixelRNN(SystemBlock):
     """PixelRNN (van den Oord et al. 2016a): diagonal bidirectional LSTM layers and a softmax over 256 values."""

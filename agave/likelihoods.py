@@ -1,4 +1,4 @@
-"""Discretized logistic likelihoods: pure functions of network outputs and 8-bit images.
+"""Likelihoods of 8-bit images: discretized logistics, their mixtures, and the softmax. Pure functions of network outputs.
 
 All values are in nats; `agave.units.bits_per_dim` converts them.
 """
@@ -207,6 +207,49 @@ def mixture_log_prob_thresholded(logits: Float[Tensor, "b c h w"], x_uint8: Tens
     value = x_uint8.unsqueeze(2)
     log_bins = torch.where(value == 0, F.logsigmoid(upper), torch.where(value == 255, F.logsigmoid(-lower), log_bins))
     return torch.logsumexp(log_weights + log_bins.sum(1), dim=1)
+
+
+def softmax_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: Tensor) -> Tensor:
+    """Return the log-probability of each sub-pixel under a softmax over all its values.
+
+    Args:
+        logits: (B, 3 L, H, W), colour-major: the L logits of R, then those of G and B; L is 256 for 8-bit images. The softmax is
+            computed in at least float32.
+        x_uint8: (B, 3, H, W), integers 0 to L - 1.
+
+    Returns:
+        (B, 3, H, W), nats per sub-pixel.
+
+    Raises:
+        ValueError: shapes or types do not fit.
+
+    Source: van den Oord et al. (2016), Pixel Recurrent Neural Networks, section 3.4.
+    """
+    batch, channels, height, width = logits.shape
+    if channels % 3 or x_uint8.is_floating_point() or tuple(x_uint8.shape) != (batch, 3, height, width):
+        raise ValueError(
+            f"x_uint8 is {x_uint8.dtype} {tuple(x_uint8.shape)} for logits {tuple(logits.shape)}; "
+            "accepted: integers (B, 3, H, W) and logits (B, 3 L, H, W) of the same B, H, W"
+        )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    rows = logits.permute(0, 2, 3, 1).reshape(-1, channels // 3)  # one a sub-pixel; no copy for channels-last logits
+    values = x_uint8.permute(0, 2, 3, 1).reshape(-1).long()
+    return -F.cross_entropy(rows, values, reduction="none").view(batch, height, width, 3).permute(0, 3, 1, 2)
+
+
+def sample_softmax(logits: Float[Tensor, "b l"], uniforms: Float[Tensor, " b"], temperature: float = 1.0) -> Tensor:
+    """Draw one value per row from a softmax, by the inverse of its distribution function.
+
+    Args:
+        logits: (B, L), one logit a value.
+        uniforms: (B,), in (0, 1).
+        temperature: divides the logits; 1 is the distribution of the model, towards 0 its likeliest value.
+
+    Returns:
+        (B,) integers 0 to L - 1.
+    """
+    cumulative = (logits / temperature).softmax(1).cumsum(1)
+    return torch.searchsorted(cumulative, uniforms[:, None].contiguous()).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
 def sample_mixture(

@@ -86,21 +86,32 @@ def test_the_python_entry_points(model, system, params, tmp_path):
 
 
 def test_sub_pixels_see_only_what_comes_before_them(model, system):
-    """Strict causality by perturbation: a change of a pixel leaves the log-probabilities of all pixels before it as they are."""
+    """Strict causality by perturbation: a change of a pixel, or of one of its colours where these are modelled one after another, leaves
+    the log-probabilities of all that come before it as they are, and its own later colours notice it."""
     if not hasattr(model, "log_prob_subpixels"):
         assert model.bound != "exact"
         return
     model = model.double()
     model.likelihood_dtype = torch.float64
     x = images(1)
+
+    def log_probs(x):  # in the order of generation: (places,) or (places x 3,)
+        found = model.log_prob_subpixels(x)[0]
+        return (found.permute(1, 2, 0) if found.ndim == 3 else found).flatten()
+
     with torch.no_grad():
-        before = model.log_prob_subpixels(x).flatten(1)
+        before = log_probs(x)
+        colours = len(before) // SIZE**2
+        noticed = torch.zeros(colours, colours, dtype=torch.bool)
         for place in (0, 17, SIZE * SIZE // 2, SIZE * SIZE - 1):
-            changed = x.clone()
-            changed[0, :, place // SIZE, place % SIZE] ^= 255
-            after = model.log_prob_subpixels(changed).flatten(1)
-            assert torch.equal(before[:, :place], after[:, :place])
-            assert not torch.equal(before[:, place], after[:, place])
+            for colour in range(colours):
+                changed = x.clone()
+                changed[0, slice(None) if colours == 1 else colour, place // SIZE, place % SIZE] ^= 255
+                after, first = log_probs(changed), place * colours
+                assert torch.equal(before[: first + colour], after[: first + colour])
+                assert before[first + colour] != after[first + colour]
+                noticed[:, colour] |= (before != after)[first : first + colours]
+        assert torch.equal(noticed, torch.ones_like(noticed).tril())
 
 
 @pytest.mark.integration

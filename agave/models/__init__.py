@@ -53,6 +53,24 @@ REGISTRY = {
     "pixelcnn_pp": Registration(
         "agave.models.pixelcnn_pp_alone:PixelCNNppAlone", "exact", "PixelCNN++ alone (Salimans et al. 2017).", ("pixelcnn_pp",)
     ),
+    "masked_pixelcnn": Registration(
+        "agave.models.masked_pixelcnn:MaskedPixelCNNSystem",
+        "exact",
+        "PixelCNN: masked convolutions and a softmax over 256 values (van den Oord et al. 2016a).",
+        (),
+    ),
+    "gated_pixelcnn": Registration(
+        "agave.models.gated_pixelcnn:GatedPixelCNNSystem",
+        "exact",
+        "Gated PixelCNN: a vertical and a horizontal stack with gates (van den Oord et al. 2016b).",
+        (),
+    ),
+    "pixelrnn": Registration(
+        "agave.models.pixelrnn:PixelRNNSystem",
+        "exact",
+        "PixelRNN: diagonal bidirectional LSTM layers (van den Oord et al. 2016a).",
+        (),
+    ),
 }
 """One line a system. Those besides the first three are trained where `table1.systems` of params.yaml names them."""
 

@@ -153,7 +153,7 @@ def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int
     if cell.kind in COSTS:
         cost = COSTS[cell.kind]
         values += 3 * max(layer.inputs * layer.reads for layer in cost.layers(params))  # the widest layer: what it reads, makes and adds to
-        values += 2 * cost.likelihood(params) if likelihood else 0
+        values += round(cost.held * cost.likelihood(params)) if likelihood else 0
     return 4 * values
 
 

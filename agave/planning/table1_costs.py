@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from agave.config import Params
 from agave.planning.layer_costs import Convolution, Numbers
@@ -17,12 +18,92 @@ class SystemCost:
         layers: yields its layers for the parameters of a preset.
         likelihood: number of values that a training step keeps for the likelihood of an image.
         passes: number of forward passes, one after another, with which images are drawn, in units of `layers`.
+        held: number of values that an evaluation in float64 holds at once for the likelihood, for each that a training step keeps.
     """
 
     layers: Callable[[Params], Iterator[Convolution | Numbers]]
     likelihood: Callable[[Params], int]
     passes: Callable[[Params], float]
+    held: float = 2.0
 
 
-COSTS: dict[str, SystemCost] = {}
+# The systems that predict each sub-pixel by a softmax over 256 values.
+
+FIRST_KERNEL = 7
+LOGITS = 3 * 256
+LSTM_KEEPS = 9  # values a feature map and pixel: two states, four gates, two cells, the tangent of the cell
+
+
+def masked_pixelcnn(params: Params) -> Iterator[Convolution]:
+    """Yield the convolutions of PixelCNN."""
+    sizes, places = params.table1.masked_pixelcnn, params.prepare.image_size**2
+    h = sizes.channels
+    yield Convolution(3, 2 * h, FIRST_KERNEL**2, places, places)
+    for _ in range(sizes.blocks):
+        for inputs, outputs, taps in ((2 * h, h, 1), (h, h, 9), (h, 2 * h, 1)):
+            yield Convolution(inputs, outputs, taps, places, places)
+    yield from _softmax_head(places, 2 * h, sizes.head, sizes.head)
+
+
+def gated_pixelcnn(params: Params) -> Iterator[Convolution]:
+    """Yield the convolutions of gated PixelCNN."""
+    sizes, places = params.table1.gated_pixelcnn, params.prepare.image_size**2
+    p, first = sizes.channels, FIRST_KERNEL // 2
+    layers = [(3, first * FIRST_KERNEL, first + 1)]  # inputs, and taps of the vertical and the horizontal convolution
+    layers += [(p, (sizes.kernel // 2 + 1) * sizes.kernel, sizes.kernel // 2 + 1)] * (sizes.layers - 1)
+    for inputs, vertical, horizontal in layers:
+        yield Convolution(inputs, 2 * p, vertical, places, places)
+        yield Convolution(2 * p, 2 * p, 1, places, 2 * places, per_output=1)  # kept besides: both factors of the gate
+        yield Convolution(inputs, 2 * p, horizontal, places, places)
+        yield Convolution(p, p, 1, places, 3 * places)  # kept besides: both factors of the gate
+    yield from _softmax_head(places, p, sizes.head)
+
+
+def pixelrnn(params: Params) -> Iterator[Convolution | Numbers]:
+    """Yield the layers of PixelRNN."""
+    sizes, size = params.table1.pixelrnn, params.prepare.image_size
+    h, places = sizes.channels, size**2
+    yield Convolution(3, 2 * h, FIRST_KERNEL**2, places, places)
+    for _ in range(sizes.layers):
+        yield Convolution(2 * h, 8 * h, 1, places, places)
+        for _ in ("from the left", "from the right"):
+            yield Convolution(h, 4 * h, 2, places, LSTM_KEEPS * places, per_output=0)
+            yield Numbers(2 * h * size)  # initial states
+        yield Convolution(h, 2 * h, 1, places, places)
+    yield from _softmax_head(places, 2 * h, sizes.head, sizes.head)
+
+
+def _softmax_head(places: int, *widths: int) -> Iterator[Convolution]:
+    for inputs, outputs in pairwise((*widths, LOGITS)):
+        yield Convolution(inputs, outputs, 1, places, places)
+
+
+def _logits(params: Params) -> int:
+    return LOGITS * params.prepare.image_size**2
+
+
+def _masked_passes(params: Params) -> float:
+    """Return the cost of drawing: three passes a pixel over the window that it depends on, the head at the pixel alone."""
+    sizes, size = params.table1.masked_pixelcnn, params.prepare.image_size
+    *body, first, second, logits = (layer.multiply_adds for layer in masked_pixelcnn(params))
+    reach = FIRST_KERNEL // 2 + sizes.blocks
+    window, head = min(reach + 1, size) * min(2 * reach + 1, size), first + second + logits
+    return 3 * (window * sum(body) + head) / (sum(body) + head)
+
+
+def _gated_passes(params: Params) -> float:
+    """Return the cost of drawing: the vertical stack once a row, and three passes a pixel over a piece of its row."""
+    sizes, size = params.table1.gated_pixelcnn, params.prepare.image_size
+    *body, hidden, logits = (layer.multiply_adds for layer in gated_pixelcnn(params))
+    seen = min(FIRST_KERNEL // 2 + (sizes.layers - 1) * (sizes.kernel // 2) + 1, size)
+    vertical = sum(body[0::4]) + sum(body[1::4])
+    horizontal, head = sum(body) - vertical, hidden + logits
+    return (seen * vertical + 3 * (seen * horizontal + head)) / (vertical + horizontal + head)
+
+
+COSTS: dict[str, SystemCost] = {
+    "masked_pixelcnn": SystemCost(masked_pixelcnn, _logits, _masked_passes, held=6.0),
+    "gated_pixelcnn": SystemCost(gated_pixelcnn, _logits, _gated_passes, held=6.0),
+    "pixelrnn": SystemCost(pixelrnn, _logits, lambda params: 5.0, held=6.0),
+}
 """One entry a system, by its name in `agave.models.REGISTRY`."""
