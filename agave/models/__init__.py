@@ -44,6 +44,10 @@ REGISTRY = {
     "pixelcnn_pp": Registration(
         "agave.models.pixelcnn_pp_alone:PixelCNNppAlone", "exact", "PixelCNN++ alone (Salimans et al. 2017).", ("pixelcnn_pp",)
     ),
+    "nice": Registration("agave.models.nice:NICE", "dequantised", "NICE, additive couplings on whitened images (Dinh et al. 2015).", ()),
+    "real_nvp": Registration(
+        "agave.models.real_nvp:RealNVP", "dequantised", "Real NVP, affine couplings at several scales (Dinh et al. 2017).", ()
+    ),
 }
 """One line a system. Those besides the first three are trained where `table1.systems` of params.yaml names them."""
 
