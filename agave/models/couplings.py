@@ -11,6 +11,18 @@ from torch import Tensor, nn
 from agave.models.layers import Checkpointed, DataDependent, WeightNormConv2d, at_least_float32, full_precision, nin
 
 
+class ResidualBlock(nn.Module):
+    """Two convolutions, each after a rectifier, that add to their input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = _conv3x3(channels, channels), _conv3x3(channels, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Compute (B, channels, H, W) -> (B, channels, H, W)."""
+        return h + self.conv2(F.relu(self.conv1(F.relu(h))))  # type: ignore[no-any-return]
+
+
 class ResidualNetwork(nn.Module):
     """A residual network at one resolution, whose output layer sees the input and the output of every block.
 
@@ -29,18 +41,16 @@ class ResidualNetwork(nn.Module):
     def __init__(self, inputs: int, channels: int, blocks: int, outputs: int) -> None:
         super().__init__()
         self.stem = _conv3x3(inputs, channels)
-        self.skip = nin(channels, channels)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList([_conv3x3(channels, channels), _conv3x3(channels, channels), nin(channels, channels)]) for _ in range(blocks)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(blocks))
+        self.skips = nn.ModuleList(nin(channels, channels) for _ in range(blocks + 1))
         self.out = nin(channels, outputs, init_scale=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute (B, inputs, H, W) -> (B, outputs, H, W)."""
         h = self.stem(F.relu(x))
-        total = self.skip(h)
-        for conv1, conv2, skip in self.blocks:  # type: ignore[misc]
-            h = h + conv2(F.relu(conv1(F.relu(h))))
+        total = self.skips[0](h)
+        for block, skip in zip(self.blocks, self.skips[1:], strict=True):
+            h = block(h)
             total = total + skip(h)
         with full_precision(total):
             return self.out(F.relu(at_least_float32(total)))  # type: ignore[no-any-return]
@@ -199,5 +209,5 @@ class Couplings(nn.ModuleList):
     def inverse(self, y: Tensor) -> Tensor:
         """Return x."""
         for coupling in reversed(self):
-            y = coupling.inverse(y)
+            y = coupling.inverse(y)  # type: ignore[operator]
         return y

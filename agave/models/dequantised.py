@@ -81,5 +81,5 @@ class DequantisedDensity(LikelihoodModel):
         """Draw z from the prior and invert the map, uint8 (count, 3, H, W); values outside [0, 256) are clipped."""
         like = next(self.parameters()).new_empty(0, dtype=torch.float64)
         z = self.draw_prior(KeyedNumbers(seed, PRIOR, range(first, first + count)), (count, 3 * self.image_size**2), like)
-        y = torch.cat([self.flow.inverse(one) for one in z.split(1)])  # one by one: an image does not depend on how many are drawn
+        y = torch.cat([self.flow.inverse(one) for one in torch.split(z, 1)])  # one by one: an image does not depend on how many are drawn
         return torch.floor(self.to_levels(y)).clamp(0, 255).to(torch.uint8)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agave import config_networks
 from agave.config import Model
 from agave.config_checks import check_whitening
-from agave.config_networks import NICE as Sizes
 from agave.config_networks import SystemBlock
 from agave.models.dequantised import DequantisedDensity
 from agave.models.layers import at_least_float32, full_precision
@@ -122,7 +122,7 @@ class NICE(DequantisedDensity):
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
     ) -> NICE:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, Sizes)
+        assert isinstance(sizes, config_networks.NICE)
         return cls(image_size, sizes.hidden, sizes.hidden_layers, sizes.ridge)
 
     @torch.no_grad()
@@ -146,8 +146,8 @@ class NICE(DequantisedDensity):
 
     def to_levels(self, y: Tensor) -> Tensor:
         """Undo the whitening: (B, D) -> (B, 3, H, W) in level units."""
-        unit = torch.linalg.solve(self.whitening.to(y.dtype), y.T).T + self.mean
-        return ((unit + 1) * 128).unflatten(1, (3, self.image_size, self.image_size))
+        unit: Tensor = torch.linalg.solve(self.whitening.to(y.dtype), y.T).T + self.mean
+        return ((unit + 1) * 128).reshape(-1, 3, self.image_size, self.image_size)
 
     def log_prior(self, z: Tensor) -> Tensor:
         """Return the log-density of the standard logistic."""

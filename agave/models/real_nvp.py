@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agave import config_networks
 from agave.config import Model
-from agave.config_networks import RealNVP as Sizes
 from agave.config_networks import SystemBlock
 from agave.models.couplings import ChannelCoupling, CheckerboardCoupling, Couplings
 from agave.models.dequantised import DequantisedDensity
@@ -115,23 +115,21 @@ class MultiScaleFlow(nn.Module):
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (B, 3 H W), scale after scale, and log |det dz/dy| (B,), for y (B, 3, H, W)."""
         found, log_dets = [], []
-        for k, scale in enumerate(self.scales):
+        for scale in self.scales[:-1]:
             y, log_det = scale(y)
+            y, factored = ordered_squeeze(y)
+            found.append(factored.flatten(1))
             log_dets.append(log_det)
-            if k < len(self.scales) - 1:
-                y, factored = ordered_squeeze(y)
-                found.append(factored)
-        return torch.cat([part.flatten(1) for part in (*found, y)], dim=1), torch.stack(log_dets).sum(0)
+        y, log_det = self.scales[-1](y)
+        return torch.cat((*found, y.flatten(1)), dim=1), torch.stack((*log_dets, log_det)).sum(0)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return y (B, 3, H, W) from z (B, 3 H W)."""
-        scales, whole = len(self.scales), 3 * self.size**2
-        *found, y = z.split([whole >> k for k in range(1, scales)] + [whole >> (scales - 1)], dim=1)
-        y = y.unflatten(1, (3 << (scales - 1), self.size >> (scales - 1), -1))
-        for k, scale in reversed(list(enumerate(self.scales))):
-            if k < scales - 1:
-                y = ordered_unsqueeze(y, found[k].unflatten(1, (6 << k, self.size >> (k + 1), -1)))
-            y = scale.inverse(y)
+        further, whole = len(self.scales) - 1, 3 * self.size**2
+        *found, last = torch.split(z, [whole >> k for k in range(1, further + 1)] + [whole >> further], dim=1)
+        y: Tensor = self.scales[-1].inverse(last.reshape(len(z), 3 << further, self.size >> further, -1))  # type: ignore[operator]
+        for scale, factored in zip(reversed(self.scales[:-1]), reversed(found), strict=True):
+            y = scale.inverse(ordered_unsqueeze(y, factored.reshape(y.shape)))  # type: ignore[operator]
         return y
 
 
@@ -162,7 +160,7 @@ class RealNVP(DequantisedDensity):
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
     ) -> RealNVP:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, Sizes)
+        assert isinstance(sizes, config_networks.RealNVP)
         return cls(image_size, sizes.scales, sizes.channels, sizes.blocks, sizes.alpha)
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ def fit_whitening(x_uint8: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor
     dimension = images.shape[1]
     total = torch.zeros(dimension, dtype=torch.float64, device=images.device)
     covariance = torch.zeros(dimension, dimension, dtype=torch.float64, device=images.device)
-    for piece in images.split(PIECE):
+    for piece in torch.split(images, PIECE):
         values = piece.double()
         total += values.sum(0)
         covariance.addmm_(values.T, values)  # sum of x x^T
