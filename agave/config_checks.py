@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -103,6 +105,26 @@ def check_systems(systems: Sequence[str]) -> None:
         raise ValueError(f"systems {list(systems)} names a system twice; accepted: distinct names")
 
 
+def whitening_bytes(image_size: int) -> int:
+    """Return the memory that fitting the whitening of NICE takes: five matrices of D x D numbers in float64, D = 3 H W."""
+    return 5 * 8 * (3 * image_size**2) ** 2
+
+
+def check_whitening(image_size: int) -> None:
+    """Refuse images whose whitening (NICE) does not fit into the memory of this machine.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    needed, there = whitening_bytes(image_size), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        largest = math.isqrt(math.isqrt(there // 40) // 3)
+        raise ConfigError(
+            f"prepare.image_size {image_size}: the whitening of nice takes {needed / 2**30:.3g} GiB of memory, and this machine has "
+            f"{there / 2**30:.3g}; accepted here: at most {largest - largest % SQUARE} pixels, or table1.systems without nice"
+        )
+
+
 def check_grid(grid: Grid) -> None:
     """Refuse a grid that names no model, or one twice.
 
@@ -145,11 +167,16 @@ def check_combinations(params: Params) -> None:
 
 def _check_sizes(params: Params) -> None:
     size = params.prepare.image_size
-    for name, divisor in (
+    needs = [
         ("model.pixelcnn_pp.resolutions needs", 2 ** (params.model.pixelcnn_pp.resolutions - 1)),
         ("model.vae.depth needs", 2**params.model.vae.depth),
         (f"the claims need (squares of {SQUARE} pixels)", SQUARE),
-    ):
+    ]
+    if "real_nvp" in params.table1.systems:
+        needs.append(("table1.real_nvp.scales needs", 2**params.table1.real_nvp.scales))
+    if "nice" in params.table1.systems:
+        check_whitening(size)
+    for name, divisor in needs:
         if size % divisor:
             raise ConfigError(f"prepare.image_size {size} is not divisible by {divisor}, which {name}; accepted: multiples of {divisor}")
     if params.sample.completion_rows >= size:

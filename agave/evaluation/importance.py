@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from agave.bounds import StreamingLogMeanExp
 from agave.data.arrays import read_array_file, write_npz
@@ -54,11 +55,11 @@ def iwae_bounds(
     together, so the values do not depend on how the images are split into pieces, not even in the last digit.
 
     Args:
-        model: a model with latent variables, in evaluation mode.
+        model: a model whose bound depends on noise (latent variables, dequantisation), in evaluation mode.
         x_uint8: (N, 3, H, W).
         y_uint8: (N, 3, r, r).
         samples: number of samples K, at least 1.
-        seed: seed of the latent noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
+        seed: seed of the noise, keyed by image and sample; sample 0 is that of `one_sample_terms`.
         batch: image samples per forward pass.
         first: index of the first image, when a larger set is evaluated in pieces.
         state: where finished images are kept, from which a later call resumes; None keeps nothing.
@@ -117,12 +118,16 @@ def _log_weights(
         encoding, found = model.encode(x[image : image + 1]), []
         for chunk in chunks:
             n = len(chunk)
-            rows, x_rows = tree_map(lambda tensor, n=n: tensor.expand(n, *tensor.shape[1:]), (encoding, x[image : image + 1]))
+            rows, x_rows = tree_map_only(Tensor, partial(_repeat, n), (encoding, x[image : image + 1]))
             y_rows = y[image : image + 1].expand(n, *y.shape[1:]) if model.likelihood_of == "y" else None
             found.append(Arriving(model.terms(rows, x_rows, y_rows, next(noises)).log_prob.double()))
         return found
 
     return started_ahead(map(weights_of, images), x.device)
+
+
+def _repeat(count: int, row: Tensor) -> Tensor:
+    return row.expand(count, *row.shape[1:])
 
 
 def _bounds_of(log_weights: Sequence[Arriving], kept: Sequence[int]) -> list[float]:

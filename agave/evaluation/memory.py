@@ -93,7 +93,7 @@ def evaluation_cost(params: Params, cell: Cell) -> MemoryCost:
             return peak_bytes(lambda: model(x, y))
 
         one, two = peak(1), peak(2)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     return MemoryCost(fixed=2 * weights + LIBRARIES, per_row=int(WORKSPACE * max(two - one, 1)))
 
 

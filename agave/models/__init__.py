@@ -71,6 +71,10 @@ REGISTRY = {
         "PixelRNN: diagonal bidirectional LSTM layers (van den Oord et al. 2016a).",
         (),
     ),
+    "nice": Registration("agave.models.nice:NICE", "dequantised", "NICE, additive couplings on whitened images (Dinh et al. 2015).", ()),
+    "real_nvp": Registration(
+        "agave.models.real_nvp:RealNVP", "dequantised", "Real NVP, affine couplings at several scales (Dinh et al. 2017).", ()
+    ),
 }
 """One line a system. Those besides the first three are trained where `table1.systems` of params.yaml names them."""
 

@@ -70,6 +70,7 @@ class LikelihoodModel(nn.Module):
         bound: kind of its log-likelihood: exact, dequantised or elbo.
         likelihood_of: "x" if the bound is on the likelihood of the image, "y" if it is on that of y because x is not modelled.
         parts: names of the sub-networks that can be pretrained alone.
+        init_on_all_images: whether `initialise` is given all training images and not only the first ones.
         unused_parameters: whether some parameters never get a gradient, which data-parallel training must know.
         image_size: height and width of x, pixels.
         resolution: height and width of the auxiliary image y, pixels.
@@ -80,6 +81,7 @@ class LikelihoodModel(nn.Module):
     bound: ClassVar[Bound]
     likelihood_of: ClassVar[Literal["x", "y"]] = "x"
     parts: ClassVar[tuple[str, ...]] = ()
+    init_on_all_images: ClassVar[bool] = False
     unused_parameters: ClassVar[bool] = False
 
     def __init__(self, image_size: int, resolution: int | None = None) -> None:

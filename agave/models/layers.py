@@ -16,7 +16,13 @@ from agave.models.ops import NO_PADDING, Activation, Padding
 Result = TypeVar("Result")
 
 
-class WeightNormConv2d(nn.Module):
+class DataDependent(nn.Module):
+    """A layer that sets its parameters from its input while `initialising`; see `data_dependent_initialisation`."""
+
+    initialising = False
+
+
+class WeightNormConv2d(DataDependent):
     """A convolution with weight W = gain * V / ||V||, the norm taken per output channel over input channels and taps.
 
     Padding is given per side, because shifted convolutions pad only above and left. A transposed convolution of stride 2
@@ -60,7 +66,6 @@ class WeightNormConv2d(nn.Module):
         self.direction = nn.Parameter(0.05 * torch.randn(shape))
         self.gain = nn.Parameter(torch.zeros(out_channels) if log_gain else torch.ones(out_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.initialising = False
 
     @property
     def output_dimension(self) -> int:
@@ -233,7 +238,7 @@ def data_dependent_initialisation(*modules: nn.Module) -> Iterator[None]:
 
     Each layer's output is computed again with the new values, so the layers after it see the right statistics.
     """
-    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, WeightNormConv2d)]
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, DataDependent)]
     for layer in layers:
         layer.initialising = True
     try:

@@ -164,9 +164,11 @@ def job(params: Params, rule: str, cell: Cell) -> PlannedJob:
             steps, launches = batches, 0
             operations = round(params.sample.images * COSTS[cell.kind].passes(params) * forward)
         memory = weights + min(params.sample.batch, params.sample.images) * (working + network_costs.cache_bytes(params, cell))
+    fixed = COSTS[cell.kind].fixed(params) if cell.kind in COSTS else 0
+    memory += fixed
     data = images * 3 * size**2
     on_gpu = params.compute.device == "cuda"
-    own = GPU_PROCESS + 4 * weights if on_gpu else PROCESS + memory  # the state of a GPU is copied to the CPU to be saved
+    own = GPU_PROCESS + 4 * weights + fixed if on_gpu else PROCESS + memory  # the state of a GPU is copied to the CPU to be saved
     return PlannedJob(rule, cell.kind, steps, operations, launches, memory + 2 * data, own + IMAGE_COPIES * data + SNAKEMAKE)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from agave.config import Params
+from agave.config_checks import whitening_bytes
 from agave.planning.layer_costs import Convolution, Numbers
 
 
@@ -19,12 +20,14 @@ class SystemCost:
         likelihood: number of values that a training step keeps for the likelihood of an image.
         passes: number of forward passes, one after another, with which images are drawn, in units of `layers`.
         held: number of values that an evaluation in float64 holds at once for the likelihood, for each that a training step keeps.
+        fixed: bytes that a job holds whatever the number of images, besides trained weights and their states.
     """
 
     layers: Callable[[Params], Iterator[Convolution | Numbers]]
     likelihood: Callable[[Params], int]
     passes: Callable[[Params], float]
     held: float = 2.0
+    fixed: Callable[[Params], int] = lambda params: 0
 
 
 # The systems that predict each sub-pixel by a softmax over 256 values.
@@ -101,9 +104,47 @@ def _gated_passes(params: Params) -> float:
     return (seen * vertical + 3 * (seen * horizontal + head)) / (vertical + horizontal + head)
 
 
+def nice(params: Params) -> Iterator[Convolution | Numbers]:
+    """Yield the layers of NICE: the whitening, which is not trained, four couplings and the scales."""
+    sizes, values = params.table1.nice, _values(params)
+    yield Numbers(0, inputs=values, reads=1, multiply_adds=values**2)
+    widths = [values // 2] + [sizes.hidden] * sizes.hidden_layers + [values // 2]
+    for _ in range(4):
+        for inputs, outputs in pairwise(widths):
+            yield Convolution(inputs, outputs, 1, 1, 1, per_output=1)
+    yield Numbers(values)
+
+
+def real_nvp(params: Params) -> Iterator[Convolution | Numbers]:
+    """Yield the layers of Real NVP: at each scale three couplings of pixels and three of channels, at the last one four of pixels."""
+    sizes, size = params.table1.real_nvp, params.prepare.image_size
+    for scale in range(sizes.scales):
+        image, width, places, last = 3 << scale, sizes.channels << scale, (size >> scale) ** 2, scale == sizes.scales - 1
+        for _ in range(4 if last else 3):
+            yield from _affine_coupling(2 * image + 1, image, width, sizes.blocks, places)
+        for _ in range(0 if last else 3):
+            yield from _affine_coupling(4 * image, 2 * image, 2 * width, sizes.blocks, places // 4)
+
+
+def _affine_coupling(inputs: int, changed: int, width: int, blocks: int, places: int) -> Iterator[Convolution | Numbers]:
+    yield Convolution(inputs, width, 9, places, places)
+    for taps in [1] + [9, 9, 1] * blocks:
+        yield Convolution(width, width, taps, places, places)
+    yield Convolution(width, 2 * changed, 1, places, places)
+    yield Numbers(1 + 2 * changed)
+
+
+def _values(params: Params) -> int:
+    return 3 * params.prepare.image_size**2
+
+
 COSTS: dict[str, SystemCost] = {
     "masked_pixelcnn": SystemCost(masked_pixelcnn, _logits, _masked_passes, held=6.0),
     "gated_pixelcnn": SystemCost(gated_pixelcnn, _logits, _gated_passes, held=6.0),
     "pixelrnn": SystemCost(pixelrnn, _logits, lambda params: 5.0, held=6.0),
+    "nice": SystemCost(
+        nice, lambda params: 4 * _values(params), lambda params: 1, fixed=lambda params: whitening_bytes(params.prepare.image_size)
+    ),
+    "real_nvp": SystemCost(real_nvp, lambda params: 10 * _values(params), lambda params: 1),
 }
 """One entry a system, by its name in `agave.models.REGISTRY`."""

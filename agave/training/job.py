@@ -128,9 +128,11 @@ class TrainingJob:
             model.load_pretrained(part, read_tensors(path), path)
         model.to(x_uint8.device).train()
         if group.leads:
-            order = np.random.default_rng([self.seed, 2**32]).permutation(len(x_uint8))[: self.training.init_images]
-            first = torch.from_numpy(order).to(x_uint8.device)
-            model.initialise(x_uint8[first], y_uint8[first], self.pretrained)
+            if not model.init_on_all_images:
+                order = np.random.default_rng([self.seed, 2**32]).permutation(len(x_uint8))[: self.training.init_images]
+                first = torch.from_numpy(order).to(x_uint8.device)
+                x_uint8, y_uint8 = x_uint8[first], y_uint8[first]
+            model.initialise(x_uint8, y_uint8, self.pretrained)
         return model
 
     def _write(self, result: TrainingResult, record: Recorder, group: Group, device: torch.device) -> None:
