@@ -31,8 +31,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     insert(folder / registry, "REGISTRY = {", line)
     text = (folder / params).read_text(encoding="utf-8")
     text = re.sub(r"(?m)^(tiny:.*\n(?:.*\n)*?)  grid:\n(?:    .*\n)+", rf"\g<1>{SMALLEST}", text)
-    (folder / params).write_text(text, encoding="utf-8")
-    insert(folder / params, "tiny:", block)
+    before, tiny = text.split("\ntiny:")
+    tiny, named = re.subn(r"(?m)^    systems: .*\n", block, tiny)
+    assert named == 1
+    (folder / params).write_text(f"{before}\ntiny:{tiny}", encoding="utf-8")
     return folder
 
 
