@@ -91,6 +91,11 @@ def test_the_norm_is_that_of_the_masked_direction_and_hidden_weights_stay_zero()
     assert not layer.direction.grad[hidden].any() and layer.direction.grad[~hidden].all()
 
 
+def test_mask_a_needs_something_to_see():
+    with pytest.raises(ValueError, match="hides everything from R"):
+        CausalConv2d(3, 6, (1, 1), "A")
+
+
 # --- receptive fields ----------------------------------------------------------------------------------------------------------------
 
 

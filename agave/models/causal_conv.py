@@ -18,7 +18,7 @@ def causal_mask(
     out_channels: int,
     kernel: tuple[int, int],
     kind: Literal["A", "B"],
-    gate: int = False,
+    gate: int = 0,
     centre: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return which weights of a convolution a sub-pixel may use: those of rows above, pixels to the left, and its own earlier colours.
@@ -31,7 +31,7 @@ def causal_mask(
         out_channels: number of channels of the output.
         kernel: (height, width).
         kind: "A" for the layer that reads the image, where a colour must not see itself; "B" for all others.
-        gate: number of gates beside every value: 0 (False) for none, 1 (True) where half of the outputs are values and half gates, 3 for
+        gate: number of gates beside every value: 0 or False for none, 1 or True where half of the outputs are values and half gates, 3 for
             an LSTM. Values and gates have three groups each, otherwise a value of R would have a gate of G.
         centre: (row, column) of the tap on the pixel itself; None: the middle.
 
@@ -58,10 +58,13 @@ class CausalConv2d(WeightNormConv2d):
         in_channels: number of channels of the input.
         out_channels: number of channels of the output.
         kernel: (height, width).
-        kind: see `causal_mask`; "A" needs a kernel with taps beside the centre, else the first colour would see nothing.
+        kind: see `causal_mask`; "A" needs taps above or to the left of the centre.
         gate: see `causal_mask`.
         centre: see `causal_mask`.
         init_scale: standard deviation of the output after data-dependent initialisation.
+
+    Raises:
+        ValueError: mask A would hide everything from the first colour.
     """
 
     mask: Tensor
@@ -73,11 +76,13 @@ class CausalConv2d(WeightNormConv2d):
         kernel: tuple[int, int],
         kind: Literal["A", "B"],
         *,
-        gate: int = False,
+        gate: int = 0,
         centre: tuple[int, int] | None = None,
         init_scale: float = 1.0,
     ) -> None:
         row, column = centre or (kernel[0] // 2, kernel[1] // 2)
+        if kind == "A" and row == column == 0:
+            raise ValueError(f"mask A for a kernel {kernel} hides everything from R; accepted: taps above or to the left of its centre")
         padding = (column, kernel[1] - 1 - column, row, kernel[0] - 1 - row)
         super().__init__(in_channels, out_channels, kernel, padding=padding, init_scale=init_scale)
         self.register_buffer("mask", causal_mask(in_channels, out_channels, kernel, kind, gate, centre), persistent=False)

@@ -37,7 +37,7 @@ class GatedLayer(Checkpointed):
         inputs, left = 3 if first else channels, kernel // 2
         self.vertical = down_conv(inputs, 2 * channels, (left if first else left + 1, kernel))
         self.link = nin(2 * channels, 2 * channels, bias=False)
-        self.horizontal = CausalConv2d(inputs, 2 * channels, (1, left + 1), "A" if first else "B", gate=True, centre=(0, left))
+        self.horizontal = CausalConv2d(inputs, 2 * channels, (1, left + 1), "A" if first else "B", gate=1, centre=(0, left))
         self.out = CausalConv2d(channels, channels, (1, 1), "B")
 
     def down(self, v: Tensor) -> tuple[Tensor, Tensor]:
