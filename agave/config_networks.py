@@ -74,7 +74,7 @@ class SystemBlock(ParameterBlock):
     )
 
 
-class NICE(SystemBlock):
+class NICEModel(SystemBlock):
     """NICE (Dinh et al. 2015): additive couplings on whitened images."""
 
     hidden: Channels = parameter(2000, "Number of units of a hidden layer of a coupling.")
@@ -99,13 +99,13 @@ class ConvDRAW(SystemBlock):
     )
 
 
-class RealNVP(SystemBlock):
+class RealNVPModel(SystemBlock):
     """Real NVP (Dinh et al. 2017): affine couplings at several scales."""
 
     scales: UpTo8 = parameter(2, "Number of scales; each further one halves the grid.")
     channels: Channels = parameter(64, "Number of feature maps of the couplings at the first scale; each squeeze and scale doubles it.")
     blocks: UpTo100 = parameter(8, "Number of residual blocks of a coupling.")
-    alpha: float = parameter(0.05, "Distance from 0 and 1 that the logit keeps.", ge=0, lt=0.5)
+    alpha: float = parameter(0.05, "Distance from 0 and 1 that the argument of the logit keeps.", ge=1e-6, lt=0.5)
 
 
 class WindowDecoder(ParameterBlock):

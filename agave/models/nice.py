@@ -122,7 +122,7 @@ class NICE(DequantisedDensity):
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
     ) -> NICE:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, config_networks.NICE)
+        assert isinstance(sizes, config_networks.NICEModel)
         return cls(image_size, sizes.hidden, sizes.hidden_layers, sizes.ridge)
 
     @torch.no_grad()

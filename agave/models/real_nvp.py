@@ -61,7 +61,7 @@ def ordered_unsqueeze(kept: Tensor, factored: Tensor) -> Tensor:
     return F.pixel_shuffle(torch.stack((even, right, left, odd), dim=2).flatten(1, 2), 2)
 
 
-class Scale(nn.Module):
+class FlowScale(nn.Module):
     """The couplings of one scale: checkerboards, and but for the last scale channels of the squeezed image.
 
     Args:
@@ -110,7 +110,7 @@ class MultiScaleFlow(nn.Module):
         if size % 2**scales:
             raise ValueError(f"image_size {size} with {scales} scales; accepted: multiples of {2**scales}")
         self.size = size
-        self.scales = nn.ModuleList(Scale(size >> k, 3 << k, channels << k, blocks, last=k == scales - 1) for k in range(scales))
+        self.scales = nn.ModuleList(FlowScale(size >> k, 3 << k, channels << k, blocks, last=k == scales - 1) for k in range(scales))
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (B, 3 H W), scale after scale, and log |det dz/dy| (B,), for y (B, 3, H, W)."""
@@ -160,7 +160,7 @@ class RealNVP(DequantisedDensity):
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
     ) -> RealNVP:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, config_networks.RealNVP)
+        assert isinstance(sizes, config_networks.RealNVPModel)
         return cls(image_size, sizes.scales, sizes.channels, sizes.blocks, sizes.alpha)
 
     @torch.no_grad()
