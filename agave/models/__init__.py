@@ -23,12 +23,19 @@ class Registration:
         about: a full sentence that says what it is.
         reads: keys of the block `model` of params.yaml that it is made from; None: all of them. The block of `table1` that has the
             name of the system is read besides.
+        deterministic: whether nothing in the bound is random, although it is a bound.
     """
 
     place: str
     bound: str
     about: str
     reads: tuple[str, ...] | None = None
+    deterministic: bool = False
+
+    @property
+    def has_samples(self) -> bool:
+        """Return whether the bound is an average over random numbers, so that more samples tighten it."""
+        return self.bound != "exact" and not self.deterministic
 
 
 REGISTRY = {
@@ -43,6 +50,19 @@ REGISTRY = {
     ),
     "pixelcnn_pp": Registration(
         "agave.models.pixelcnn_pp_alone:PixelCNNppAlone", "exact", "PixelCNN++ alone (Salimans et al. 2017).", ("pixelcnn_pp",)
+    ),
+    "aux_pixelcnn": Registration(
+        "agave.models.aux_pixelcnn:AuxiliaryPixelCNN",
+        "elbo",
+        "Auxiliary PixelCNN: a grey image of few levels first, then the colours (Kolesnikov & Lampert 2017).",
+        ("pixelcnn_pp",),
+        deterministic=True,
+    ),
+    "conv_draw": Registration(
+        "agave.models.conv_draw:ConvolutionalDRAW",
+        "elbo",
+        "Convolutional DRAW, our reading: latent variables in steps that add to a canvas (Gregor et al. 2016).",
+        (),
     ),
 }
 """One line a system. Those besides the first three are trained where `table1.systems` of params.yaml names them."""
