@@ -193,9 +193,9 @@ class ConvolutionalDRAW(LikelihoodModel):
             The Gaussian of every sub-pixel, (B, 3, H, W), in colour levels: the value v occupies [v, v + 1). The KL of each step, (B, T).
         """
         batch, size = len(noise[0]), self.image_size
-        states = self.first_states.view(4, 1, -1, 1, 1).expand(-1, batch, -1, size // 2, size // 2)
+        states = self.first_states.view(4, 1, -1, 1, 1).repeat(1, batch, 1, size // 2, size // 2)
         encoder, decoder = LSTMState(states[0], states[1]), LSTMState(states[2], states[3])
-        canvas = self.first_canvas.view(1, 6, 1, 1).expand(batch, -1, size, size)
+        canvas = self.first_canvas.view(1, 6, 1, 1).repeat(batch, 1, size, size)
         kl = []
         for one in noise:
             canvas, encoder, decoder, kl_of_step = self.step(x, canvas, encoder, decoder, one)
