@@ -54,7 +54,7 @@ def iwae_bounds(
     together, so the values do not depend on how the images are split into pieces, not even in the last digit.
 
     Args:
-        model: a model with latent variables, in evaluation mode.
+        model: a model whose bound has random numbers, in evaluation mode; without them all numbers of samples give the same value.
         x_uint8: (N, 3, H, W).
         y_uint8: (N, 3, r, r).
         samples: number of samples K, at least 1.
@@ -117,7 +117,9 @@ def _log_weights(
         encoding, found = model.encode(x[image : image + 1]), []
         for chunk in chunks:
             n = len(chunk)
-            rows, x_rows = tree_map(lambda tensor, n=n: tensor.expand(n, *tensor.shape[1:]), (encoding, x[image : image + 1]))
+            rows, x_rows = tree_map(
+                lambda one, n=n: one.expand(n, *one.shape[1:]) if isinstance(one, Tensor) else one, (encoding, x[image : image + 1])
+            )
             y_rows = y[image : image + 1].expand(n, *y.shape[1:]) if model.likelihood_of == "y" else None
             found.append(Arriving(model.terms(rows, x_rows, y_rows, next(noises)).log_prob.double()))
         return found

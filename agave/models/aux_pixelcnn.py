@@ -103,6 +103,16 @@ class AuxiliaryPixelCNN(LikelihoodModel):
         logits = self.colour(scale_to_unit(x_uint8, self.colour.out.gain.dtype), self._unit(grey), dropout)
         return mixture_log_prob(self._for_likelihood(logits), x_uint8)
 
+    def grey_law(self, temperature: float) -> PixelLaw:
+        """Return the law of a pixel of y, which divides the logits by the temperature."""
+
+        def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+            gumbel = torch.log(-torch.log(uniforms))  # the argmax of logits - log(-log u) has the law of the softmax
+            level = torch.argmax(torch.add(logits, gumbel, alpha=-temperature), dim=1, keepdim=True)
+            return self._unit(level).expand(-1, 3)
+
+        return PixelLaw(self.levels, draw)
+
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:
         """Initialise both networks from data."""
@@ -141,16 +151,9 @@ class AuxiliaryPixelCNN(LikelihoodModel):
 
     def _draw_grey(self, count: int, seed: int, first: int, options: Sample | None, label: str | None) -> Tensor:
         """Return a y that is drawn, as an image, uint8 (count, 3, H, W)."""
-        temperature = options.temperature if options else 1.0
-
-        def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-            gumbel = torch.log(-torch.log(uniforms))  # the argmax of logits - log(-log u) has the law of the softmax
-            level = torch.argmax(torch.add(logits, gumbel, alpha=-temperature), dim=1, keepdim=True)
-            return self._unit(level).expand(-1, 3)
-
-        size, law = (self.image_size, self.image_size), PixelLaw(self.levels, draw)
+        shape, law = (self.image_size, self.image_size), self.grey_law(options.temperature if options else 1.0)
         label = label and f"{label} grey"
-        return sample(self.grey, batch=count, shape=size, seed=seed, first=first, stream=PRIOR, law=law, label=label)
+        return sample(self.grey, batch=count, shape=shape, seed=seed, first=first, stream=PRIOR, law=law, label=label)
 
     def _draw_colours(self, shown: Tensor, seed: int, first: int, stream: int, options: Sample | None, label: str | None) -> Tensor:
         """Return x drawn given y, which is shown as an image (B, 3, H, W): uint8 (B, 3, H, W)."""

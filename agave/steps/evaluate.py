@@ -21,7 +21,7 @@ from agave.evaluation.one_sample import Array, bound_columns, mean_and_error, on
 from agave.files import sha256
 from agave.grid import Cell
 from agave.likelihoods import bits_per_dim
-from agave.models import SYSTEMS
+from agave.models import REGISTRY
 from agave.models.files import load_cell
 from agave.models.layers import folded
 from agave.provenance.run_record import Recorder
@@ -96,10 +96,11 @@ class Evaluation:
         """Return the images of the importance-sampled bound, and a hash of everything that determines its values.
 
         Raises:
-            UserError: the system has no latent variables, or there are too few images.
+            UserError: nothing in the bound of the system is random, or there are too few images.
         """
-        if SYSTEMS[self.cell.system].bound == "exact":
-            raise UserError(f"{self.cell.name}: has no latent variables, its one-sample bound is exact; accepted: a cell with a VAE")
+        if not REGISTRY[self.cell.system].has_samples:
+            accepted = ", ".join(name for name, system in REGISTRY.items() if system.has_samples)
+            raise UserError(f"{self.cell.name}: nothing in its bound is random, so more samples do not change it; accepted: {accepted}")
         images = load_images(self.data, "test")
         chosen = self.params.evaluate.iwae_images
         if chosen is not None and chosen > len(images):
