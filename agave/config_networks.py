@@ -98,6 +98,12 @@ class ConvDRAW(SystemBlock):
         3, "Height and width of the kernels, odd.", open="The paper's size for CIFAR-10 is not known to us."
     )
 
+    @model_validator(mode="after")
+    def _odd(self) -> ConvDRAW:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel}; accepted: odd numbers")
+        return self
+
 
 class RealNVPModel(SystemBlock):
     """Real NVP (Dinh et al. 2017): affine couplings at several scales."""
@@ -178,6 +184,12 @@ class AuxPixelCNN(SystemBlock):
     grey_filters: Channels = parameter(
         160, "Number of feature maps of the network of the grey image.", open="The paper's size is not known to us."
     )
+
+    @model_validator(mode="after")
+    def _whole_levels(self) -> AuxPixelCNN:
+        if 256 % self.levels:
+            raise ValueError(f"levels {self.levels} does not divide 256; accepted: 1, 2, 4, 8, 16, 32, 64, 128, 256")
+        return self
 
 
 class LossyVAE(SystemBlock):

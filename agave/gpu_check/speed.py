@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from agave.evaluation.importance import iwae_bounds
 from agave.evaluation.memory import peak_bytes
 from agave.gpu_check.setting import MEASUREMENTS, Setting, registered
-from agave.models import SYSTEMS
+from agave.models import REGISTRY, SYSTEMS
 from agave.objective import Objective
 from agave.runtime.checkpoints import RollingState
 from agave.runtime.progress import Progress
@@ -132,9 +132,9 @@ def sampling(setting: Setting) -> Iterator[Table]:
 
 
 def importance_samples(setting: Setting) -> Iterator[Table]:
-    """Measure importance samples of every system with latent variables."""
+    """Measure importance samples of every system whose bound has random numbers."""
     scale = SCALES[setting.size]
-    for system in (name for name, kind in SYSTEMS.items() if kind.bound == "elbo"):
+    for system in (name for name, known in REGISTRY.items() if known.has_samples):
         model, x_uint8 = setting.model(system)
         model, x = model.to(setting.device).eval(), x_uint8[:4].to(setting.device)
         model.likelihood_dtype = torch.float64

@@ -44,6 +44,7 @@ class PixelCNNpp(nn.Module):
         feature_channels: channels of the feature image; 0: unconditional.
         stream_channels: feature maps of the stream made from the feature image; None: as many as `filters`.
         dropout: probability of dropping an activation in a gated block while training.
+        outputs: numbers that the network puts out for a pixel; None: the 10 K of the mixture.
 
     Source: Salimans et al. (2017).
     """
@@ -58,6 +59,7 @@ class PixelCNNpp(nn.Module):
         *,
         stream_channels: int | None = None,
         dropout: float = 0.5,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.filters, self.resnets, self.mixtures = filters, resnets, mixtures
@@ -97,11 +99,11 @@ class PixelCNNpp(nn.Module):
             )
             for _ in range(resolutions - 1)
         )
-        self.out = nin(filters, 10 * mixtures)
+        self.out = nin(filters, outputs or 10 * mixtures)
         self.stream = FeatureStream(feature_channels, stream, blocks_up, blocks_down) if feature_channels else None
 
     @classmethod
-    def from_options(cls, sizes: PixelCNNppModel, feature_channels: int = 0) -> PixelCNNpp:
+    def from_options(cls, sizes: PixelCNNppModel, feature_channels: int = 0, outputs: int | None = None) -> PixelCNNpp:
         """Make a network of the sizes in params.yaml."""
         return cls(
             sizes.filters,
@@ -111,6 +113,7 @@ class PixelCNNpp(nn.Module):
             feature_channels,
             stream_channels=sizes.stream_channels,
             dropout=sizes.dropout,
+            outputs=outputs,
         )
 
     def check(self, shape: tuple[int, ...] | torch.Size, features: Tensor | None) -> None:
@@ -163,7 +166,7 @@ class PixelCNNpp(nn.Module):
             keep: result of `dropout_masks`; None draws them from torch's global generator if something is to be dropped.
 
         Returns:
-            (B, 10 K, H, W), layout of `likelihoods.split_logits`.
+            (B, 10 K, H, W), layout of `likelihoods.split_logits`, or (B, outputs, H, W).
 
         Raises:
             ValueError: a shape does not fit.

@@ -15,7 +15,8 @@ class Convolution:
         taps: number of taps of the kernel, height times width.
         places: number of grid points at which the kernel is applied, for one image.
         reads: number of grid points of its input.
-        per_output: trainable numbers of an output channel besides the weights: 2 for gain and bias, 1 for a bias, 0 for none.
+        per_output: trainable numbers of an output channel besides the weights: 2 for gain and bias, 1 for one of the two, 0 for none.
+        shared: whether its trainable numbers are those of an earlier layer.
     """
 
     inputs: int
@@ -24,11 +25,12 @@ class Convolution:
     places: int
     reads: int
     per_output: int = 2
+    shared: bool = False
 
     @property
     def parameters(self) -> int:
         """Return the number of trainable numbers."""
-        return self.inputs * self.outputs * self.taps + self.per_output * self.outputs
+        return 0 if self.shared else self.inputs * self.outputs * self.taps + self.per_output * self.outputs
 
     @property
     def multiply_adds(self) -> int:

@@ -10,15 +10,16 @@ import math
 from collections.abc import Iterator
 
 from agave.config import Params
-from agave.config_networks import PixelCNNppModel, VAEModel
+from agave.config_networks import VAEModel
 from agave.grid import Cell
 from agave.planning.layer_costs import Convolution, Numbers
+from agave.planning.pixelcnn_pp_costs import LIKELIHOOD_OF_X, coarse_grids, feature_stream, gated_blocks, pixelcnn_pp
 from agave.planning.table1_costs import COSTS
 
-VALUES_KEPT, LIKELIHOOD_OF_X, LIKELIHOOD_OF_Y = 1.1, 60, 9
+VALUES_KEPT, LIKELIHOOD_OF_Y = 1.1, 9
 """Numbers that a training step keeps for its backward pass: for each number that a convolution reads (its input, and in places what
-that was made from), for each pixel and mixture component of x, and for each value of y. They are fitted to the four presets, where
-they are right within an eighth. `agave summary` counts what the joint model keeps."""
+that was made from), and for each value of y. With LIKELIHOOD_OF_X they are fitted to the four presets, where they are right within an
+eighth. `agave summary` counts what the joint model keeps."""
 
 KEPT_BYTES = {"float32": 4.0, "bfloat16": 2.2}
 """Bytes of such a number by `compute.precision`, as torch keeps them on a CPU. It is more than two in bfloat16, because the
@@ -46,50 +47,6 @@ def decoder(options: VAEModel, image_size: int, resolution: int) -> Iterator[Con
             for inputs, outputs in ((h, 4 * z + 2 * h), (z, h), (h, h), (h, z), (h, z), (h + z, h)):
                 yield Convolution(inputs, outputs, 9, places, places)
     yield Convolution(h, 3, 25, min(grid, resolution) ** 2, grid**2)
-
-
-def pixelcnn_pp(options: PixelCNNppModel, image_size: int) -> Iterator[Convolution]:
-    """Yield the convolutions of PixelCNN++ without its feature stream."""
-    f, finest = options.filters, image_size**2
-    for taps in (6, 3, 2):
-        yield Convolution(4, f, taps, finest, finest)
-    for places, down in _blocks(options, image_size):
-        for taps, skip in ((6, f if down else 0), (4, 2 * f if down else f)):  # u, ul
-            yield Convolution(2 * f, f, taps, places, places)
-            if skip:
-                yield Convolution(2 * skip, f, 1, places, places)
-            yield Convolution(2 * f, 2 * f, taps, places, places)
-    for coarse in _coarse_grids(options, image_size):
-        for taps in (6, 4):  # u, ul
-            yield Convolution(f, f, taps, coarse, 4 * coarse)  # to the coarse grid
-            yield Convolution(f, f, taps, coarse, coarse)  # and back, transposed
-    yield Convolution(f, 10 * options.mixtures, 1, finest, finest)
-
-
-def feature_stream(options: PixelCNNppModel, image_size: int) -> Iterator[Convolution]:
-    """Yield the convolutions that condition PixelCNN++ on f(z): the stream and its injections into both streams of every block."""
-    f, c, finest = options.filters, options.stream_channels, image_size**2
-    yield Convolution(3, c, 9, finest, finest)
-    for places, _ in _blocks(options, image_size):
-        yield Convolution(c, c, 9, places, places)
-        yield Convolution(c, 2 * f, 1, places, places)
-        yield Convolution(c, 2 * f, 1, places, places)
-    for coarse in _coarse_grids(options, image_size):
-        yield Convolution(c, c, 9, coarse, 4 * coarse)
-        yield Convolution(c, c, 9, coarse, coarse)
-
-
-def _blocks(options: PixelCNNppModel, image_size: int) -> Iterator[tuple[int, bool]]:
-    """Yield the grid points of every gated block, and whether it is in the down pass, where it has one more skip input."""
-    for s in range(options.resolutions):
-        places = (image_size >> s) ** 2
-        coarsest = s == options.resolutions - 1
-        yield from [(places, False)] * options.resnets
-        yield from [(places, True)] * (options.resnets + (0 if coarsest else 1))
-
-
-def _coarse_grids(options: PixelCNNppModel, image_size: int) -> list[int]:
-    return [(image_size >> s) ** 2 for s in range(1, options.resolutions)]
 
 
 def parts(params: Params, cell: Cell) -> dict[str, list[Convolution | Numbers]]:
@@ -144,8 +101,8 @@ def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int
         values += (2 * vae.latent + 2 * vae.hidden) * vae.blocks * sum(grids)  # what the bottom-up pass leaves for the top-down pass
         values += 10 * (vae.hidden + 2 * vae.latent) * grids[0]  # one layer
     if cell.has_pixelcnn_pp:
-        blocks = list(_blocks(cnn, size))
-        skips = size**2 + sum(_coarse_grids(cnn, size)) + sum(places for places, down in blocks if not down)
+        blocks = list(gated_blocks(cnn, size))
+        skips = size**2 + sum(coarse_grids(cnn, size)) + sum(places for places, down in blocks if not down)
         values += 2 * cnn.filters * skips + 10 * cnn.filters * size**2  # skip connections, and one block
         values += 2 * 3 * 10 * cnn.mixtures * size**2 if likelihood else 0
         if cell.has_vae:
@@ -163,10 +120,5 @@ def cache_bytes(params: Params, cell: Cell) -> int:
     if not cell.has_pixelcnn_pp:
         return 0
     rows = sum(2 * layer.inputs * math.isqrt(layer.reads) for layer in pixelcnn_pp(cnn, size) if layer.taps > 1)
-    injections = sum(2 * 2 * cnn.filters * places for places, _ in _blocks(cnn, size)) if cell.has_vae else 0
+    injections = sum(2 * 2 * cnn.filters * places for places, _ in gated_blocks(cnn, size)) if cell.has_vae else 0
     return 4 * (rows + injections)
-
-
-def horizontal_steps(options: PixelCNNppModel, image_size: int) -> int:
-    """Count gated blocks of the horizontal stream that the cached sampler computes one after another for an image."""
-    return sum(places for places, _ in _blocks(options, image_size))

@@ -16,6 +16,7 @@ from agave.config import Params, Training
 from agave.errors import UserError
 from agave.grid import Cell
 from agave.planning import network_costs
+from agave.planning.pixelcnn_pp_costs import horizontal_steps
 from agave.planning.table1_costs import COSTS
 
 MIB, GIB = 2**20, 2**30
@@ -348,7 +349,7 @@ def _batches(images: int, batch: int) -> int:
 def _sequential_blocks(params: Params) -> int:
     """Count the gated blocks that the cached sampler computes one after another for an image, and one for drawing each pixel."""
     size = params.prepare.image_size
-    return network_costs.horizontal_steps(params.model.pixelcnn_pp, size) + size**2
+    return horizontal_steps(params.model.pixelcnn_pp, size) + size**2
 
 
 def _figures(value: float) -> str:

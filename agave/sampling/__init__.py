@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -15,6 +17,34 @@ from agave.random_numbers import PIXELS, KeyedNumbers
 from agave.runtime.progress import Progress
 from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 from agave.sampling.cuda_graphs import RecordedSteps
+
+
+@dataclass(frozen=True)
+class PixelLaw:
+    """The way a pixel is drawn from the logits of the network.
+
+    Attributes:
+        uniforms: number of uniform numbers in (0, 1) that a pixel needs.
+        draw: function of logits (B, outputs) and uniforms (B, `uniforms`) that returns the pixels, (B, 3) in [-1, 1].
+    """
+
+    uniforms: int
+    draw: Callable[[Tensor, Tensor], Tensor]
+
+
+def mixture_law(mixtures: int, options: Sample | None = None) -> PixelLaw:
+    """Return the law of PixelCNN++, a mixture of logistics.
+
+    Args:
+        mixtures: number of components K.
+        options: `round_pixels` and `temperature`, see `likelihoods.sample_mixture`; None: rounded, temperature 1.
+    """
+    round_pixels, temperature = (options.round_pixels, options.temperature) if options else (True, 1.0)
+
+    def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+        return sample_mixture(logits, uniforms[:, :-3], uniforms[:, -3:], round_pixels, temperature)
+
+    return PixelLaw(mixtures + 3, draw)
 
 
 @overload
@@ -39,6 +69,7 @@ def sample(
     first: int = 0,
     stream: int = PIXELS,
     options: Sample | None = None,
+    law: PixelLaw | None = None,
     given: Tensor | None = None,
     label: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -56,11 +87,12 @@ def sample(
         first: index of the first image, when a larger set is drawn in pieces.
         stream: purpose of the noise, see `agave.random_numbers`.
         options: `round_pixels` and `temperature`, see `likelihoods.sample_mixture`; None: rounded, temperature 1.
+        law: the way a pixel is drawn; None: from the mixture of logistics, with `options`.
         given: (B, 3, h, W) uint8, the first h rows of the images, which are then completed.
         label: name under which progress is shown; None shows none.
 
     Returns:
-        (B, 3, H, W) uint8; with `return_logits` also (B, 10 K, H, W).
+        (B, 3, H, W) uint8; with `return_logits` also the outputs of the network, (B, 10 K, H, W).
 
     Raises:
         ValueError: a shape does not fit.
@@ -70,8 +102,10 @@ def sample(
     known = _check_known(teacher, given, batch, height, width)
     was_training = pixelcnn_pp.training
     pixelcnn_pp.eval()
-    pixels = _Pixels(pixelcnn_pp, features, known, (batch, height, width), KeyedNumbers(seed, stream, range(first, first + batch)))
-    pixels.draw(cached, options.round_pixels if options else True, options.temperature if options else 1.0, return_logits, label)
+    law = law or mixture_law(pixelcnn_pp.mixtures, options)
+    numbers = KeyedNumbers(seed, stream, range(first, first + batch))
+    pixels = _Pixels(pixelcnn_pp, features, known, (batch, height, width), law, numbers)
+    pixels.draw(cached, return_logits, label)
     pixelcnn_pp.train(was_training)
     x_uint8 = torch.round(pixels.x * 127.5 + 127.5).to(torch.uint8)
     return (x_uint8, pixels.logits) if pixels.logits is not None else x_uint8
@@ -102,10 +136,16 @@ class _Pixels:
     """
 
     def __init__(
-        self, model: PixelCNNpp, features: Tensor | None, known: Tensor | None, size: tuple[int, int, int], numbers: KeyedNumbers
+        self,
+        model: PixelCNNpp,
+        features: Tensor | None,
+        known: Tensor | None,
+        size: tuple[int, int, int],
+        law: PixelLaw,
+        numbers: KeyedNumbers,
     ) -> None:
         batch, height, width = size
-        self.model, self.features, self.size = model, features, size
+        self.model, self.features, self.size, self.law = model, features, size, law
         like = self.like = model.out.gain.detach()
         self.x = like.new_zeros(batch, 3, height, width)
         self.rows_known = 0 if known is None else known.shape[2]
@@ -113,16 +153,16 @@ class _Pixels:
             self.x[:, :, : self.rows_known] = ((known.to(like.dtype) - 127.5) / 127.5).to(like.device)
         self.uniforms: Tensor | None = None
         if self.rows_known < height:
-            self.uniforms = numbers.uniform(0, (batch, height, width, model.mixtures + 3), like)
+            self.uniforms = numbers.uniform(0, (batch, height, width, law.uniforms), like)
         self.logits: Tensor | None = None
-        self.row_noise, self.row_x = like.new_empty(width, batch, model.mixtures + 3), like.new_empty(width, batch, 3)
-        self.row_logits = like.new_empty(width, batch, 10 * model.mixtures)
+        self.row_noise, self.row_x = like.new_empty(width, batch, law.uniforms), like.new_empty(width, batch, 3)
+        self.row_logits = like.new_empty(width, batch, model.out.out_channels)
 
-    def draw(self, cached: bool, round_pixels: bool, temperature: float, keep_logits: bool, label: str | None) -> None:
+    def draw(self, cached: bool, keep_logits: bool, label: str | None) -> None:
         """Draw all rows that are not known."""
         batch, height, width = self.size
         if keep_logits:
-            self.logits = self.like.new_empty(batch, 10 * self.model.mixtures, height, width)
+            self.logits = self.like.new_empty(batch, self.model.out.out_channels, height, width)
         noise, pixels, kept = self.row_noise.unbind(), self.row_x.unbind(), self.row_logits.unbind()
         network = (CachedPixelCNNpp if cached else _FullPasses)(self.model, batch, height, width, self.features)
         steps = RecordedSteps(self.like.device, record=cached)
@@ -132,7 +172,7 @@ class _Pixels:
             if keep_logits:
                 kept[column].copy_(logits)
             if draws:
-                pixels[column].copy_(sample_mixture(logits, noise[column][:, :-3], noise[column][:, -3:], round_pixels, temperature))
+                pixels[column].copy_(self.law.draw(logits, noise[column]))
             network.write(column, pixels[column])
 
         progress = Progress(height, label, "row") if label else None

@@ -283,7 +283,7 @@ class CachedPixelCNNpp:
 
     @torch.no_grad()
     def logits(self, column: int) -> Tensor:
-        """Return the logits (B, 10 K) of the pixel at this column of the current row; they are valid until the next call."""
+        """Return the logits (B, outputs) of the pixel at this column of the current row; they are valid until the next call."""
         row, depth = self.row, self._depth(self.row | column)
         ul = self.above[column]
         if column > 0:

@@ -96,7 +96,7 @@ class Evaluation:
         """Return the images of the importance-sampled bound, and a hash of everything that determines its values.
 
         Raises:
-            UserError: the system has no latent variables, or there are too few images.
+            UserError: nothing in the bound of the system is random, or there are too few images.
         """
         if not self.cell.has_samples:
             why = "its likelihood is exact" if REGISTRY[self.cell.system].bound == "exact" else "its bound has no noise"
