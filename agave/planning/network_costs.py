@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from agave.config import Params
 from agave.config_networks import PixelCNNppModel, VAEModel
 from agave.grid import Cell
-from agave.planning.layer_costs import Convolution, Numbers
+from agave.planning.layer_costs import LIKELIHOOD_OF_X, Convolution, Numbers
 from agave.planning.table1_costs import COSTS
 
-VALUES_KEPT, LIKELIHOOD_OF_X, LIKELIHOOD_OF_Y = 1.1, 60, 9
+VALUES_KEPT, LIKELIHOOD_OF_Y = 1.1, 9
 """Numbers that a training step keeps for its backward pass: for each number that a convolution reads (its input, and in places what
 that was made from), for each pixel and mixture component of x, and for each value of y. They are fitted to the four presets, where
 they are right within an eighth. `agave summary` counts what the joint model keeps."""
