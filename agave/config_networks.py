@@ -153,7 +153,7 @@ class MatNet(SystemBlock):
     @property
     def divisor(self) -> int:
         """Return what image_size must be a multiple of."""
-        return self.stride * 2 ** (len(self.channels) - 1)
+        return self.stride << (len(self.channels) - 1)
 
     @model_validator(mode="after")
     def _one_each(self) -> MatNet:

@@ -38,10 +38,9 @@ def test_the_top_down_pass_of_inference_is_generation_given_the_same_latent_vari
     """Nothing but z carries information from the image: with the noise that gives the same z from the prior, generation repeats it."""
     x = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     drawn, priors = [], []
-    for level in reversed(model.levels):
-        for module in reversed(level):
-            module.step[0].register_forward_hook(lambda layer, given, out: drawn.append(given[0][:, : model.latent]))
-            module.prior.register_forward_hook(lambda layer, given, out: priors.append(Gaussian.from_outputs(out)))
+    for module in model.stack:
+        module.step[0].register_forward_hook(lambda layer, given, out: drawn.append(given[0][:, : model.latent]))
+        module.prior.register_forward_hook(lambda layer, given, out: priors.append(Gaussian.from_outputs(out)))
     top = []
     model.begin.register_forward_hook(lambda layer, given, out: top.append(given[0]))
     with torch.no_grad():

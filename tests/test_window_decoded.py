@@ -157,7 +157,10 @@ def test_image_sizes_that_do_not_fit_are_refused(document, system):
 
 
 def test_what_a_preset_cannot_train_is_refused_early(document, system):
-    changes = {"grid": {"resolutions": []}, "table1": {"systems": [system], "matnet": {"channels": [8] * 4, "modules": [1] * 4, "stride": 2}}}
+    changes = {
+        "grid": {"resolutions": []},
+        "table1": {"systems": [system], "matnet": {"channels": [8] * 4, "modules": [1] * 4, "stride": 2}},
+    }
     if system == "matnet":
         with pytest.raises(ConfigError, match=r"prepare.image_size 24 is not divisible by 16, which table1.matnet needs"):
             config.resolve(document | {"other": changes | {"prepare": {"source": "photos", "image_size": 24}}}, "other")

@@ -73,9 +73,7 @@ class GatedBlock(Checkpointed):
     Source: Salimans et al. (2017), section 2.4; conditioning in the place of the class vector.
     """
 
-    def __init__(
-        self, conv: Any, filters: int, skip_channels: int, stream_channels: int, dropout: float = 0.0, conv2: Any = None
-    ) -> None:
+    def __init__(self, conv: Any, filters: int, skip_channels: int, stream_channels: int, dropout: float = 0.0, conv2: Any = None) -> None:
         super().__init__()
         self.conv1: WeightNormConv2d = conv(2 * filters, filters)
         self.skip = SkipConv(2 * skip_channels, filters, (1, 1)) if skip_channels else None

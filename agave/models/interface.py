@@ -33,7 +33,7 @@ class Terms:
     """The unreduced terms of one batch.
 
     Attributes:
-        kl: (B,) log q(z|x) - log p(z) at the sampled z, nats per image, of which importance weights are made; zeros without latent variables.
+        kl: (B,) sampled KL of the posterior from the prior, log q(z|x) - log p(z), nats per image; zeros without latent variables.
         log_prob_x: (B,) log p(x | x_<, f(z)), nats per image; None for a system that does not model x itself.
         log_prob_y: (B,) log p(y | f(z)), nats per image; None for a system without an auxiliary image.
         kl_objective: () KL of the objective, nats summed over the batch: with free bits, or a sum of analytic KL divergences; otherwise

@@ -9,7 +9,7 @@ from agave import config_networks
 from agave.config import Model
 from agave.config_networks import SystemBlock
 from agave.models.interface import scale_to_unit
-from agave.models.layers import MaskedConv2d, at_least_float32, folded, full_precision, nin
+from agave.models.layers import MaskedConv2d, at_least_float32, folded, nin
 from agave.models.ops import elu
 from agave.models.residual import RESIDUAL_SCALE, PreActivatedConv2d, ResidualBlock, conv3x3, doubling, halving
 from agave.models.window_decoded import WindowDecodedModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from agave import config_networks
 from agave.config import Model
 from agave.config_networks import SystemBlock
 from agave.models.interface import scale_to_unit
-from agave.models.layers import Checkpointed, WeightNormConv2d, at_least_float32, nin
+from agave.models.layers import Checkpointed, WeightNormConv2d, at_least_float32, data_dependent_initialisation, nin
 from agave.models.ops import elu
 from agave.models.residual import RESIDUAL_SCALE, PreActivatedConv2d, ResidualBlock, conv3x3, doubling, halving
 from agave.models.window_decoded import WindowDecodedModel
@@ -58,29 +59,45 @@ class LatentModule(Checkpointed):
 
     In the top-down pass z is drawn from p(z|t), or for inference from q(z|m), where m merges the top-down state t with the bottom-up
     state b. Nothing of m or b reaches t but through z.
+
+    Args:
+        channels: feature maps of every state.
+        latent: latent feature maps (z).
+        finer: feature maps on the next finer grid, for the lowest module of a grid, which joins the two grids; None: it joins none.
     """
 
-    def __init__(self, channels: int, latent: int) -> None:
+    def __init__(self, channels: int, latent: int, finer: int | None) -> None:
         super().__init__()
+        self.coarser = nn.Identity() if finer is None else halving(finer, channels)
         self.bottom_up = ResidualBlock(channels)
         self.merge = nn.Sequential(conv3x3(3 * channels, channels), conv3x3(channels, channels))
         self.posterior = conv3x3(channels, 2 * latent, init_scale=0.1)
         self.prior = nn.Sequential(conv3x3(channels, channels), conv3x3(channels, 2 * latent, init_scale=0.1))
         self.step = nn.Sequential(conv3x3(latent + channels, channels), conv3x3(channels, channels))
+        self.finer = nn.Identity() if finer is None else doubling(channels, finer)
+        self.finer_merged = nn.Identity() if finer is None else doubling(channels, finer)
 
     def infer(self, t: Tensor, m: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the next t and m, (B, channels, h, w) each, and the sampled and the analytic KL, (B,) nats each."""
+        """Return the next t and m, and the sampled and the analytic KL, (B,) nats each.
+
+        Args:
+            t: state of the top-down pass, (B, channels, h, w).
+            m: state of the merge path, of the same shape.
+            b: state of the bottom-up pass before this module, of the same shape.
+            noise: (B, latent, h, w), standard normal.
+        """
         m = m + RESIDUAL_SCALE * self.merge(torch.cat((t, b, m), dim=1))
         prior, posterior = Gaussian.from_outputs(self.prior(t)), Gaussian.from_outputs(self.posterior(m))
         z = posterior.draw(noise)
-        return self._next(t, z), m, posterior.log_prob(z) - prior.log_prob(z), posterior.kl_from(prior)
+        return self._next(t, z), self.finer_merged(m), posterior.log_prob(z) - prior.log_prob(z), posterior.kl_from(prior)
 
     def generate(self, t: Tensor, noise: Tensor) -> Tensor:
-        """Return the next t (B, channels, h, w), with z from the prior."""
+        """Return the next t, with z from the prior; the arguments are those of `infer`."""
         return self._next(t, Gaussian.from_outputs(self.prior(t)).draw(noise))
 
     def _next(self, t: Tensor, z: Tensor) -> Tensor:
-        return t + RESIDUAL_SCALE * self.step(torch.cat((z, t), dim=1))
+        found: Tensor = self.finer(t + RESIDUAL_SCALE * self.step(torch.cat((z, t), dim=1)))
+        return found
 
 
 class MatNet(WindowDecodedModel):
@@ -102,20 +119,16 @@ class MatNet(WindowDecodedModel):
         finest, coarsest = sizes.channels[0], sizes.channels[-1]
         super().__init__(image_size, sizes.divisor, WindowPixelCNN.from_options(sizes.decoder, finest))
         self.latent, self.top = sizes.latent, sizes.top
-        self.grids = [image_size // sizes.stride >> level for level in range(len(sizes.channels))]
         stem = WeightNormConv2d(3, finest // 2, (3, 3), stride=sizes.stride, padding=(1, 1, 1, 1))
         self.stem = nn.Sequential(stem, conv3x3(finest // 2, finest))
-        self.levels = nn.ModuleList(
-            nn.ModuleList(LatentModule(channels, sizes.latent) for _ in range(number))
-            for channels, number in zip(sizes.channels, sizes.modules, strict=True)
-        )
-        pairs = list(zip(sizes.channels[:-1], sizes.channels[1:], strict=True))
-        self.coarser = nn.ModuleList(halving(fine, coarse) for fine, coarse in pairs)
-        self.finer = nn.ModuleList(doubling(coarse, fine) for fine, coarse in pairs)
-        self.finer_merged = nn.ModuleList(doubling(coarse, fine) for fine, coarse in pairs)
-        coarsest_grid = (self.grids[-1], self.grids[-1])
+        self.grids: list[int] = []  # height and width of each module, lowest first
+        self.stack = nn.ModuleList()
+        for level, (channels, number) in enumerate(zip(sizes.channels, sizes.modules, strict=True)):
+            self.grids += [image_size // sizes.stride >> level] * number
+            for place in range(number):
+                self.stack.append(LatentModule(channels, sizes.latent, sizes.channels[level - 1] if level > 0 and place == 0 else None))
         self.top_posterior = nn.Sequential(
-            PreActivatedConv2d(coarsest, sizes.top_hidden, coarsest_grid),
+            PreActivatedConv2d(coarsest, sizes.top_hidden, (self.grids[-1], self.grids[-1])),
             PreActivatedConv2d(sizes.top_hidden, 2 * sizes.top, (1, 1), init_scale=0.1),
         )
         self.begin = nn.Sequential(
@@ -131,48 +144,44 @@ class MatNet(WindowDecodedModel):
         assert isinstance(sizes, config_networks.MatNet)
         return cls(sizes, image_size)
 
+    @torch.no_grad()
+    def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:
+        """Initialise the network from data, except what follows the top vector: its input is standard normal, and a batch has few of it."""
+        with data_dependent_initialisation(*(part for name, part in self.named_children() if name != "begin")):
+            self(x_uint8)
+
     def encode(self, x_uint8: Tensor) -> Encoding:
         """Run the bottom-up pass."""
         b, before = self.stem(scale_to_unit(x_uint8, self.decoder.out.gain.dtype)), []
-        for level, modules in enumerate(self.levels):
-            if level > 0:
-                b = self.coarser[level - 1](b)
-            for module in modules:  # type: ignore[attr-defined]
-                before.append(b)
-                b = module.bottom_up(b)
+        for module in self.stack:
+            before.append(module.coarser(b))  # type: ignore[operator]
+            b = module.bottom_up(before[-1])  # type: ignore[operator]
         return Encoding(before, b)
 
     def latent_noise(self, batch: int, numbers: RandomNumbers) -> list[Tensor]:
         """Return standard normal noise: (B, top, 1, 1), then (B, latent, h, w) for each module in the order of generation."""
-        shapes = [(batch, self.top, 1, 1)]
-        for grid, modules in reversed(list(zip(self.grids, self.levels, strict=True))):
-            shapes += [(batch, self.latent, grid, grid)] * len(modules)  # type: ignore[arg-type]
+        shapes = [(batch, self.top, 1, 1)] + [(batch, self.latent, grid, grid) for grid in reversed(self.grids)]
         return [numbers.normal(index, shape, self.decoder.out.gain) for index, shape in enumerate(shapes)]
 
     def infer(self, encoding: Encoding, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return phi(z) with z from the posterior, (B, C, H, W), its sampled KL (B,), and the analytic KL summed over the batch."""
-        before, remaining, m = list(encoding.before), iter(noise), encoding.last
+        of_top, *of_modules = noise
+        m = encoding.last
         posterior = Gaussian.from_outputs(self.top_posterior(m))
         prior = Gaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.mean))
-        z = posterior.draw(next(remaining))
+        z = posterior.draw(of_top)
         t, kl, analytic = self._begin(z), posterior.log_prob(z) - prior.log_prob(z), posterior.kl_from(prior)
-        for level in reversed(range(len(self.levels))):
-            for module in reversed(self.levels[level]):  # type: ignore[arg-type]
-                t, m, sampled, exact = module.again(module.infer, t, m, before.pop(), next(remaining))
-                kl, analytic = kl + sampled, analytic + exact
-            if level > 0:
-                t, m = self.finer[level - 1](t), self.finer_merged[level - 1](m)
+        for module, b, one in zip(reversed(self.stack), reversed(encoding.before), of_modules, strict=True):
+            t, m, sampled, exact = module.again(module.infer, t, m, b, one)  # type: ignore[operator]
+            kl, analytic = kl + sampled, analytic + exact
         return self._phi(t), kl, analytic.sum()
 
     def generate(self, noise: list[Tensor]) -> Tensor:
         """Return phi(z), (B, C, H, W), with z from the prior."""
-        remaining = iter(noise)
-        t = self._begin(next(remaining))
-        for level in reversed(range(len(self.levels))):
-            for module in reversed(self.levels[level]):  # type: ignore[arg-type]
-                t = module.generate(t, next(remaining))
-            if level > 0:
-                t = self.finer[level - 1](t)
+        of_top, *of_modules = noise
+        t = self._begin(of_top)
+        for module, one in zip(reversed(self.stack), of_modules, strict=True):
+            t = module.generate(t, one)  # type: ignore[operator]
         return self._phi(t)
 
     def _begin(self, z: Tensor) -> Tensor:

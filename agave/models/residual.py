@@ -45,7 +45,8 @@ class ResidualBlock(Checkpointed):
 
     def forward(self, h: Tensor) -> Tensor:
         """Return the next state, of the shape of h (B, channels, H, W)."""
-        return self.again(self._forward, h)
+        found: Tensor = self.again(self._forward, h)
+        return found
 
     def _forward(self, h: Tensor) -> Tensor:
-        return h + RESIDUAL_SCALE * self.outer(self.inner(h))
+        return h + RESIDUAL_SCALE * self.outer(self.inner(h))  # type: ignore[no-any-return]

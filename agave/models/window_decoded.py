@@ -84,9 +84,7 @@ class WindowDecodedModel(LikelihoodModel):
     def sample(self, count: int, *, seed: int, first: int = 0, options: Sample | None = None, label: str | None = None) -> Tensor:
         """Draw z from the prior, then x pixel by pixel given phi(z): uint8 (count, 3, H, W)."""
         features = self.generate(self.latent_noise(count, KeyedNumbers(seed, PRIOR, range(first, first + count))))
-        return sample_in_windows(
-            self.decoder, features, seed=seed, first=first, stream=PIXELS_GIVEN_PRIOR, options=options, label=label
-        )
+        return sample_in_windows(self.decoder, features, seed=seed, first=first, stream=PIXELS_GIVEN_PRIOR, options=options, label=label)
 
     def reconstruct(self, images: NDArray[np.uint8] | Tensor, seed: int = 0) -> Tensor:
         """Return images drawn from p(x | phi(z)) with z drawn from the posterior of the given ones, uint8 (N, 3, H, W)."""

@@ -15,7 +15,14 @@ from agave.runtime.progress import Progress
 
 @torch.inference_mode()
 def sample_in_windows(
-    decoder: WindowPixelCNN, features: Tensor, *, seed: int, first: int, stream: int, options: Sample | None = None, label: str | None = None
+    decoder: WindowPixelCNN,
+    features: Tensor,
+    *,
+    seed: int,
+    first: int,
+    stream: int,
+    options: Sample | None = None,
+    label: str | None = None,
 ) -> Tensor:
     """Draw one image for each row of features, all images in step.
 
