@@ -155,6 +155,7 @@ def check_combinations(params: Params) -> None:
     """
     _check_source(params)
     _check_sizes(params)
+    _check_window_decoded(params)
     check_counts(params, params.train_images, params.test_images)
     vae, pieces = params.model.vae, params.compute.images_per_pass
     batch = max(params.pretrain.vae.batch, params.joint.batch)
@@ -188,6 +189,22 @@ def _check_sizes(params: Params) -> None:
                 f"grid.resolutions: resolution {cell.resolution} is neither a half nor a quarter of prepare.image_size {size}; "
                 f"accepted: {accepted[0]}, {accepted[1]}"
             )
+
+
+def _check_window_decoded(params: Params) -> None:
+    """Refuse what the systems lossy_vae and matnet cannot be trained with."""
+    table1, size, pieces = params.table1, params.prepare.image_size, params.compute.images_per_pass
+    for system, divisor in (("lossy_vae", 4), ("matnet", table1.matnet.divisor)):
+        if system in table1.systems and size % divisor:
+            raise ConfigError(
+                f"prepare.image_size {size} is not divisible by {divisor}, which table1.{system} needs; accepted: multiples of {divisor}"
+            )
+    free, batch = table1.lossy_vae.free_bits, table1.lossy_vae.batch or table1.training.batch
+    if "lossy_vae" in table1.systems and free > 0 and pieces is not None and pieces < batch:
+        raise ConfigError(
+            f"table1.lossy_vae.free_bits {free:g} needs the mean over the whole batch, which compute.images_per_pass {pieces} divides; "
+            f"accepted: free_bits 0, or images_per_pass null or at least {batch}"
+        )
 
 
 def _check_source(params: Params) -> None:

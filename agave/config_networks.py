@@ -10,6 +10,16 @@ from agave.config_schema import block, parameter
 from agave.config_types import Channels, Count, ParameterBlock, UpTo8, UpTo100
 
 
+def check_groups(name: str, value: int, other_name: str, other: int) -> None:
+    """Check that of two numbers of feature maps that masked convolutions join, one is a multiple of the other.
+
+    Raises:
+        ValueError: neither is.
+    """
+    if max(value, other) % min(value, other):
+        raise ValueError(f"{name} {value} and {other_name} {other}; accepted: one a multiple of the other (masked convolutions)")
+
+
 class VAEModel(ParameterBlock):
     """Size of the ResNet VAE with inverse autoregressive flow (Kingma et al. 2016)."""
 
@@ -35,8 +45,7 @@ class VAEModel(ParameterBlock):
 
     @model_validator(mode="after")
     def _groups(self) -> VAEModel:
-        if max(self.hidden, self.latent) % min(self.hidden, self.latent):
-            raise ValueError(f"hidden {self.hidden} and latent {self.latent}; accepted: one a multiple of the other (masked convolutions)")
+        check_groups("hidden", self.hidden, "latent", self.latent)
         return self
 
 
@@ -131,17 +140,32 @@ class OneSetDecoder(WindowDecoder):
 class MatNet(SystemBlock):
     """Matryoshka network (Bachman 2016): latent variables at several grids, joined by deterministic paths."""
 
-    channels: list[Channels] = parameter(
+    stride: Annotated[int, Field(ge=1, le=2)] = parameter(1, "Stride of the first convolution: the finest grid is image_size / stride.")
+    channels: list[Annotated[int, Field(ge=2, le=65_536)]] = parameter(
         [96, 144, 192],
         "Number of feature maps on each grid, the finest first; each further grid halves the one before.",
         open="The sizes of the published model are not known to us; these are of the author's code of June 2016.",
         min_length=1,
         max_length=8,
     )
-    modules: list[UpTo100] = parameter([4, 4, 2], "Number of modules with latent variables on each grid.", min_length=1, max_length=8)
+    modules: list[UpTo100] = parameter(
+        [4, 4, 2], "Number of modules with latent variables on each grid, the finest first.", min_length=1, max_length=8
+    )
     latent: Channels = parameter(6, "Number of latent feature maps per module.")
     top: Channels = parameter(32, "Number of latent variables of the top vector.")
+    top_hidden: Channels = parameter(128, "Number of units between the top vector and the coarsest grid.")
     decoder: OneSetDecoder = block(OneSetDecoder, "The autoregressive part.")
+
+    @property
+    def divisor(self) -> int:
+        """Return what image_size must be a multiple of."""
+        return self.stride << (len(self.channels) - 1)
+
+    @model_validator(mode="after")
+    def _one_each(self) -> MatNet:
+        if len(self.modules) != len(self.channels):
+            raise ValueError(f"modules {self.modules} for channels {self.channels}; accepted: as many numbers of modules as of channels")
+        return self
 
 
 class MaskedPixelCNN(SystemBlock):
@@ -208,3 +232,8 @@ class LossyVAE(SystemBlock):
         ge=0,
     )
     decoder: WindowDecoder = block(WindowDecoder, "The decoder.")
+
+    @model_validator(mode="after")
+    def _groups(self) -> LossyVAE:
+        check_groups("flow_channels", self.flow_channels, "latent", self.latent)
+        return self

@@ -91,6 +91,20 @@ REGISTRY = {
         (),
         architecture="our reading",
     ),
+    "lossy_vae": Registration(
+        "agave.models.lossy_vae:LossyVAE",
+        "elbo",
+        "The variational lossy autoencoder, ResNet variant (Chen et al. 2017): a VAE whose decoder sees a small window of pixels.",
+        (),
+        architecture="sizes ours",
+    ),
+    "matnet": Registration(
+        "agave.models.matnet:MatNet",
+        "elbo",
+        "The Matryoshka network (Bachman 2016), our reading: latent variables on several grids, and a small autoregressive part.",
+        (),
+        architecture="our reading",
+    ),
 }
 """One line a system. Those besides the first three are trained where `table1.systems` of params.yaml names them."""
 

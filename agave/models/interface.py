@@ -33,10 +33,11 @@ class Terms:
     """The unreduced terms of one batch.
 
     Attributes:
-        kl: (B,) sampled KL of the posterior from the prior, nats per image; zeros without latent variables.
+        kl: (B,) sampled KL of the posterior from the prior, log q(z|x) - log p(z), nats per image; zeros without latent variables.
         log_prob_x: (B,) log p(x | x_<, f(z)), nats per image; None for a system that does not model x itself.
         log_prob_y: (B,) log p(y | f(z)), nats per image; None for a system without an auxiliary image.
-        kl_objective: () KL of the objective, nats summed over the batch: with free bits, otherwise the sum of `kl`.
+        kl_objective: () KL of the objective, nats summed over the batch: with free bits, or a sum of analytic KL divergences; otherwise
+            the sum of `kl`.
     """
 
     kl: Tensor
@@ -171,19 +172,22 @@ class LikelihoodModel(nn.Module):
         return {"original": x_uint8, "prior_sample": drawn}
 
     def reconstruct(self, images: NDArray[np.uint8] | Tensor, seed: int = 0) -> Tensor:
-        """Return f(z) with z drawn from the posterior.
+        """Return f(z) with z drawn from the posterior, or, for a system without y, an image drawn from p(x|z).
 
         Args:
             images: uint8 (N, H, W, 3) array or (N, 3, H, W) tensor.
             seed: seed of the noise, keyed by image.
 
         Returns:
-            uint8 (N, 3, r, r), the mean image of p(y|z).
+            uint8 (N, 3, r, r), the mean image of p(y|z), or (N, 3, H, W).
 
         Raises:
             UserError: the system has no latent variables, or the images do not fit.
         """
-        raise UserError(f"{self.system}: has no latent variables to reconstruct from; accepted: agave, vae_iaf")
+        from agave.models import SYSTEMS
+
+        accepted = [name for name, system in SYSTEMS.items() if system.reconstruct is not LikelihoodModel.reconstruct]
+        raise UserError(f"{self.system}: has no latent variables to reconstruct from; accepted: {', '.join(accepted)}")
 
     def log_prob(self, images: NDArray[np.uint8] | Tensor, seed: int = 0, batch: int = 64) -> Tensor:
         """Return the log-likelihood of images, or its one-sample bound (see `bound`).

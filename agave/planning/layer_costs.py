@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LIKELIHOOD_OF_X = 60
+"""Numbers that a training step keeps for its backward pass for each pixel and mixture component of x, as network_costs.py explains."""
+
 
 @dataclass(frozen=True)
 class Convolution:

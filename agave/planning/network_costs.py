@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from agave.config import Params
 from agave.config_networks import VAEModel
 from agave.grid import Cell
-from agave.planning.layer_costs import Convolution, Numbers
-from agave.planning.pixelcnn_pp_costs import LIKELIHOOD_OF_X, coarse_grids, feature_stream, gated_blocks, pixelcnn_pp
+from agave.planning.layer_costs import LIKELIHOOD_OF_X, Convolution, Numbers
+from agave.planning.pixelcnn_pp_costs import coarse_grids, feature_stream, gated_blocks, pixelcnn_pp
 from agave.planning.table1_costs import COSTS
 
 VALUES_KEPT, LIKELIHOOD_OF_Y = 1.1, 9

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from agave.config_networks import PixelCNNppModel
 from agave.planning.layer_costs import Convolution
 
-LIKELIHOOD_OF_X = 60
-"""Numbers that a training step keeps for the likelihood of each pixel and mixture component of x, fitted to the four presets."""
-
 
 def pixelcnn_pp(options: PixelCNNppModel, image_size: int, outputs: int | None = None) -> Iterator[Convolution]:
     """Yield the convolutions of PixelCNN++ without its feature stream; `outputs` a pixel, None: those of the mixture."""

@@ -43,16 +43,18 @@ class _ELU(torch.autograd.Function):
         return grad_x
 
 
+def _twice_the_channels(x: Tensor, height: int, width: int) -> Tensor:
+    batch, channels = x.shape[:2]
+    return torch.empty((batch, 2 * channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
+
+
 class _ConcatELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: Padding, keep: Tensor | None, scale: float, with_plain: bool) -> tuple[Tensor | None, Tensor]:
         left, right, top, bottom = padding
         batch, channels, height, width = x.shape
-
-        def empty(height: int, width: int) -> Tensor:
-            return torch.empty((batch, 2 * channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
-
-        plain, padded = empty(height, width) if with_plain else None, empty(top + height + bottom, left + width + right)
+        plain = _twice_the_channels(x, height, width) if with_plain else None
+        padded = _twice_the_channels(x, top + height + bottom, left + width + right)
         ctx.shape = compiled.Shape(batch, height, width, channels, *padding)
         compiled.call("concat_elu_forward", x, keep, padded, plain, ctx.shape, scale)
         ctx.save_for_backward(padded, keep)
