@@ -187,7 +187,11 @@ class Table1(ParameterBlock):
     """The further systems of Table 1, and the sizes of each."""
 
     systems: list[str] = parameter(
-        [], "Names of further systems that are trained, one model each; `agave models` lists all systems.", max_length=40
+        ["nice", "conv_draw", "real_nvp", "matnet", "masked_pixelcnn", "gated_pixelcnn", "pixelrnn", "aux_pixelcnn", "lossy_vae"],
+        "Names of further systems that are trained, one model each; `agave models` lists all systems.",
+        paper="Table 1",
+        open="The paper cites their numbers. We train them.",
+        max_length=40,
     )
     training: FurtherTraining = block(FurtherTraining, "Training of a further system, from new weights.")
     masked_pixelcnn: networks.MaskedPixelCNN = block(networks.MaskedPixelCNN, "PixelCNN (van den Oord et al. 2016a).")
