@@ -202,12 +202,23 @@ class PixelRNN(SystemBlock):
 
 
 class AuxPixelCNN(SystemBlock):
-    """Auxiliary PixelCNN (Kolesnikov & Lampert 2017): a grey image first, then the colours; the colour network is model.pixelcnn_pp."""
+    """Auxiliary PixelCNN (Kolesnikov & Lampert 2017): a grey image first, then the colours, by two networks like model.pixelcnn_pp."""
 
     levels: Annotated[int, Field(ge=1, le=256)] = parameter(16, "Number of levels of the grey image, a divisor of 256.")
     grey_filters: Channels = parameter(
         160, "Number of feature maps of the network of the grey image.", open="The paper's size is not known to us."
     )
+    colour_filters: Channels | None = parameter(
+        None,
+        "Number of feature maps of the network of the colours and of its feature stream; null: those of model.pixelcnn_pp.",
+        open="The paper's size is not known to us.",
+    )
+
+    def networks(self, like: PixelCNNppModel) -> tuple[PixelCNNppModel, PixelCNNppModel]:
+        """Return the sizes of the networks of the grey image and of the colours; `like` has what they have in common."""
+        f = self.colour_filters
+        colour = like if f is None else like.model_copy(update={"filters": f, "stream_channels": f})
+        return like.model_copy(update={"filters": self.grey_filters}), colour
 
     @model_validator(mode="after")
     def _whole_levels(self) -> AuxPixelCNN:

@@ -75,9 +75,10 @@ class AuxiliaryPixelCNN(LikelihoodModel):
         """Make an untrained model; its grey image has the size of x and the levels of its own block."""
         assert isinstance(sizes, AuxPixelCNN)
         # PAPER: The likelihood of the grey image is not known to us. Ours is a softmax over its levels, which sums to one.
-        grey = PixelCNNpp.from_options(options.pixelcnn_pp.model_copy(update={"filters": sizes.grey_filters}), outputs=sizes.levels)
+        of_grey, of_colours = sizes.networks(options.pixelcnn_pp)
+        grey = PixelCNNpp.from_options(of_grey, outputs=sizes.levels)
         # PAPER: The paper embeds y by residual layers of its own. Here y takes the place of f(z) in the feature stream of AGAVE.
-        return cls(grey, PixelCNNpp.from_options(options.pixelcnn_pp, feature_channels=1), sizes.levels, image_size)
+        return cls(grey, PixelCNNpp.from_options(of_colours, feature_channels=1), sizes.levels, image_size)
 
     def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:
         """Return the masks of dropout of both networks."""

@@ -142,10 +142,11 @@ def _values(params: Params) -> int:
 
 def aux_pixelcnn(params: Params) -> Iterator[Convolution]:
     """Yield the convolutions of the network of the grey image, then those of the network of the colours."""
-    sizes, own, image_size = params.model.pixelcnn_pp, params.table1.aux_pixelcnn, params.prepare.image_size
-    yield from pixelcnn_pp(sizes.model_copy(update={"filters": own.grey_filters}), image_size, own.levels)
-    yield from pixelcnn_pp(sizes, image_size)
-    yield from feature_stream(sizes, image_size, feature_channels=1)
+    own, image_size = params.table1.aux_pixelcnn, params.prepare.image_size
+    grey, colour = own.networks(params.model.pixelcnn_pp)
+    yield from pixelcnn_pp(grey, image_size, own.levels)
+    yield from pixelcnn_pp(colour, image_size)
+    yield from feature_stream(colour, image_size, feature_channels=1)
 
 
 def aux_pixelcnn_likelihood(params: Params) -> int:
