@@ -1,5 +1,6 @@
 """NICE and Real NVP: exact inverses, log-determinants against the Jacobian of autograd, constants, closed forms, integrals."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -404,6 +405,7 @@ def test_nice_is_whitened_with_all_training_images_and_loads_as_it_was(document,
     assert np.allclose(model.mean, (flat.mean(0) + 0.5) / 128 - 1, atol=1e-6)
     _, whitening, log_det = fit_whitening(torch.from_numpy(array).permute(0, 3, 1, 2), 1e-3)
     assert torch.equal(model.whitening, whitening.float()) and model.log_det_whitening == log_det
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["parameters"] == sum(p.numel() for p in model.parameters())
     raw = agave.load(tmp_path / "out" / "raw.safetensors")
     assert torch.equal(raw.whitening, model.whitening) and not torch.equal(raw.flow.log_scale, model.flow.log_scale)
 

@@ -43,7 +43,7 @@ class ResidualNetwork(nn.Module):
         self.stem = _conv3x3(inputs, channels)
         self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(blocks))
         self.skips = nn.ModuleList(nin(channels, channels) for _ in range(blocks + 1))
-        self.out = nin(channels, outputs, init_scale=0.1)
+        self.out = nin(channels, outputs, init_scale=0.1)  # couplings start near the identity
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute (B, inputs, H, W) -> (B, outputs, H, W)."""
@@ -72,14 +72,19 @@ class ActNorm(DataDependent):
         self.log_scale = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, x: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (x + shift) exp(log_scale) where `free` (1 or C, H, W) is 1, x where it is 0, and the log-scale of each value."""
+        """Return y = (x + shift) exp(log_scale) where `free` is 1 and x where it is 0, and the log-scale of each value.
+
+        Args:
+            x: (B, C, H, W).
+            free: a mask that broadcasts with x.
+        """
         if self.initialising:
             self._initialise(x, free)
         log_scale = free * self.log_scale.to(x.dtype)
         return (x + free * self.shift) * torch.exp(log_scale), log_scale
 
     def inverse(self, y: Tensor, free: Tensor) -> Tensor:
-        """Return x."""
+        """Return x from y, both (B, C, H, W)."""
         return y * torch.exp(-free * self.log_scale.to(y.dtype)) - free * self.shift
 
     @torch.no_grad()
@@ -93,9 +98,9 @@ class ActNorm(DataDependent):
 
 
 class AffineCoupling(Checkpointed):
-    """One coupling: y = ((x + t) exp(s)), then ActNorm, where x is free, with s and t computed from the values that pass.
+    """One coupling: y = (x + t) exp(s), then ActNorm, where x is free; s and t are computed from the values that pass.
 
-    s = c tanh(r) with a learned number c bounds the scale.
+    The network computes r and t; s = c tanh(r) with a learned number c, so that the scales are bounded.
 
     Args:
         inputs: number of channels of what the network is given.
@@ -107,7 +112,7 @@ class AffineCoupling(Checkpointed):
     Source: Dinh et al. (2017), section 3 and the released code.
     """
 
-    # PAPER: Eq. 4 scales, then shifts. The released code shifts, then scales: the same family of maps. We follow the code.
+    # PAPER: Eq. 9 of Real NVP scales, then shifts. The released code shifts, then scales: the same family of maps. We follow the code.
 
     def __init__(self, inputs: int, changed: int, channels: int, blocks: int, limit: float) -> None:
         super().__init__()

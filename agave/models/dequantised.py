@@ -30,8 +30,8 @@ class DequantisedDensity(LikelihoodModel):
     log p(v) = sum_d log p(z_d) + log |det dz/dv|. By Jensen's inequality the mean of log p(x + u) over u is a lower bound on
     log P(x) = log E p(x + u); one draw of u is what the papers report.
 
-    The values and log-determinants are computed in at least `likelihood_dtype`, the networks in the dtype of their weights. A step of a
-    coupling is invertible and its log-determinant exact whatever the rounding inside its network.
+    The values and log-determinants are computed in at least `likelihood_dtype`, and the networks inside the couplings in the dtype of
+    their weights: a coupling is invertible and its log-determinant exact whatever its network computes.
 
     Attributes:
         flow: the network.
@@ -64,8 +64,8 @@ class DequantisedDensity(LikelihoodModel):
 
     def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:
         """Return the noise of the dequantisation, uniform in (0, 1)."""
-        # Phi(n) of normal n is uniform up to rounding, and follows the same law in training and evaluation. `uniform` of the keyed
-        # numbers leaves out 1e-5 at both ends: the bound would lack the entropy of such noise, log(1 - 2e-5) a value.
+        # Phi(n) of a normal n is uniform. The keyed numbers' own `uniform` leaves out 1e-5 at both ends: noise of a smaller entropy, for
+        # which the mean of log p(x + u) is no lower bound.
         normal = numbers.normal(0, (batch, 3, self.image_size, self.image_size), next(self.parameters()))
         return {"dequantisation": [torch.special.ndtr(normal).clamp(max=1 - 2**-24)]}
 

@@ -61,7 +61,7 @@ class AdditiveCouplings(nn.Module):
     Raises:
         ValueError: the number of values is odd.
 
-    Source: Dinh et al. (2015), Eq. 8-10 and section 5.1.
+    Source: Dinh et al. (2015), sections 3 and 5.
     """
 
     def __init__(self, dimension: int, hidden: int, hidden_layers: int) -> None:

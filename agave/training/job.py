@@ -141,8 +141,7 @@ class TrainingJob:
         write_tensors(files[0], result.averaged, metadata | {"weights": "averaged"})
         write_tensors(files[1], result.raw, metadata | {"weights": "raw"})
         write_table(files[2], result.history)
-        parameters = sum(tensor.numel() for tensor in result.raw.values())
-        facts = {"threads": torch.get_num_threads(), "devices": group.size, "parameters": parameters}
+        facts = {"threads": torch.get_num_threads(), "devices": group.size, "parameters": result.parameters}
         record.write(self.output / "run.json", files, **facts, skipped=result.skipped, resumed=result.resumed)
 
 

@@ -64,6 +64,7 @@ class TrainingResult:
         history: one row per interval, bits/dim of x.
         skipped: number of updates that were skipped.
         resumed: steps at which the training resumed from a saved state.
+        parameters: number of trainable numbers.
     """
 
     averaged: dict[str, Tensor]
@@ -71,6 +72,7 @@ class TrainingResult:
     history: list[Row]
     skipped: int
     resumed: list[int]
+    parameters: int
 
 
 @dataclass
@@ -172,7 +174,8 @@ class Trainer:
                     self.save()
                     last_save = time.monotonic()
             self.save(keep=1)  # a finished run that is asked for again needs no step
-        return TrainingResult(_clean(self.averaged.module), _clean(self.model), self.at.history, self.at.skipped, self.at.resumed)
+        at, parameters = self.at, sum(parameter.numel() for parameter in self.model.parameters())
+        return TrainingResult(_clean(self.averaged.module), _clean(self.model), at.history, at.skipped, at.resumed, parameters)
 
     def restore(self) -> None:
         """Resume from the saved state, if there is one."""
