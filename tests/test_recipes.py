@@ -116,8 +116,8 @@ def test_a_claim(copy: Path) -> None:
     results = copy / "results/tiny"
     fake_results.write_results(config.load(ROOT / "params.yaml", "tiny"), results)
     run(copy, "agave.cli", "tables", "--preset", "tiny", "--results", "results/tiny")
-    assert "C31" in run(copy, "agave.cli", "claims", "--preset", "tiny", "--results", "results/tiny")
-    rows = read_table(results / CLAIMS, CLAIMS_SCHEMA).query("id == 'C31'")
+    assert "C32" in run(copy, "agave.cli", "claims", "--preset", "tiny", "--results", "results/tiny")
+    rows = read_table(results / CLAIMS, CLAIMS_SCHEMA).query("id == 'C32'")
     assert set(rows["comparison"]) == {"λ 2", "λ 8"} and set(rows["measure"]) == {"reconstruction_brightness"}
 
 
