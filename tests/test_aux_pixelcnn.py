@@ -153,7 +153,10 @@ def test_grey_levels_are_drawn_as_often_as_they_are_probable():
     count = 4000
     with torch.no_grad():
         expected = model.grey(torch.zeros(1, 3, 2, 2, dtype=torch.float64)).softmax(1)[0, :, 0, 0]
-    found = grey_levels(sample(model.grey, batch=count, shape=(2, 2), seed=0, law=model.grey_law(1.0)), 4)[:, 0, 0, 0].bincount(minlength=4) / count
+    found = (
+        grey_levels(sample(model.grey, batch=count, shape=(2, 2), seed=0, law=model.grey_law(1.0)), 4)[:, 0, 0, 0].bincount(minlength=4)
+        / count
+    )
     assert ((found - expected).abs() < 5 * (expected * (1 - expected) / count).sqrt()).all()
     cold = sample(model.grey, batch=20, shape=(2, 2), seed=0, law=model.grey_law(1e-9))
     assert len(cold.unique(dim=0)) == 1  # nothing is left to chance
