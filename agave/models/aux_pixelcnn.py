@@ -37,7 +37,7 @@ def grey_levels(x_uint8: Tensor, levels: int = 16) -> Tensor:
     if x_uint8.is_floating_point() or x_uint8.ndim != 4 or x_uint8.shape[1] != 3:
         raise ValueError(f"x_uint8 is {x_uint8.dtype} {tuple(x_uint8.shape)}; accepted: integers (B, 3, H, W)")
     # PAPER: The weights of the luminance and its rounding are not known to us. The arithmetic is in integers, the same on every device.
-    red, green, blue = (colour.unsqueeze(1) for colour in x_uint8.to(torch.int32).unbind(1))
+    red, green, blue = x_uint8.to(torch.int32).chunk(3, dim=1)
     return quantize((299 * red + 587 * green + 114 * blue + 500) // 1000, levels)
 
 

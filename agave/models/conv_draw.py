@@ -40,12 +40,6 @@ class Gaussian(NamedTuple):
     mean: Tensor
     log_deviation: Tensor
 
-    @classmethod
-    def of(cls, outputs: Tensor) -> Gaussian:
-        """Take the outputs of a layer, (B, 2 C, H, W), as C maps of means and C of log-deviations, in at least float32."""
-        mean, log_deviation = at_least_float32(outputs).chunk(2, dim=1)
-        return cls(mean, log_deviation.clamp(-LOG_DEVIATION_LIMIT, LOG_DEVIATION_LIMIT))
-
     def draw(self, noise: Tensor) -> Tensor:
         """Return mean + deviation * noise."""
         return self.mean + torch.exp(self.log_deviation) * noise
@@ -55,6 +49,28 @@ class Gaussian(NamedTuple):
         log_ratio = self.log_deviation - prior.log_deviation
         distance = (self.mean - prior.mean) * torch.exp(-prior.log_deviation)
         return 0.5 * (torch.exp(2 * log_ratio) + distance.square() - 1) - log_ratio
+
+
+class GaussianConv(nn.Module):
+    """Two convolutions, one to means and one to log-deviations, which start ten times smaller.
+
+    Args:
+        in_channels: number of channels of the input.
+        out_channels: number of maps of means, and of log-deviations.
+        kernel: height and width of the kernels, odd.
+        init_scale: standard deviation of the means after data-dependent initialisation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, init_scale: float) -> None:
+        super().__init__()
+        shape, padding = (in_channels, out_channels, (kernel, kernel)), (kernel // 2,) * 4
+        self.mean = WeightNormConv2d(*shape, padding=padding, init_scale=init_scale)
+        self.log_deviation = WeightNormConv2d(*shape, padding=padding, init_scale=0.1 * init_scale)
+
+    def forward(self, h: Tensor) -> Gaussian:
+        """Return means and log-deviations, (B, out_channels, H, W) each, in at least float32."""
+        log_deviation = at_least_float32(self.log_deviation(h)).clamp(-LOG_DEVIATION_LIMIT, LOG_DEVIATION_LIMIT)
+        return Gaussian(at_least_float32(self.mean(h)), log_deviation)
 
 
 class LSTMState(NamedTuple):
@@ -99,14 +115,12 @@ class DrawingStep(Checkpointed):
 
     def __init__(self, hidden: int, latent: int, kernel: int) -> None:
         super().__init__()
-
-        def conv(outputs: int) -> WeightNormConv2d:
-            return WeightNormConv2d(hidden, outputs, (kernel, kernel), padding=(kernel // 2,) * 4, init_scale=0.1)
-
         self.encoder = ConvLSTM(6, hidden, hidden, kernel)
-        self.posterior, self.prior = conv(2 * latent), conv(2 * latent)
+        self.posterior = GaussianConv(hidden, latent, kernel, init_scale=0.3)
+        self.prior = GaussianConv(hidden, latent, kernel, init_scale=0.1)
         self.decoder = ConvLSTM(6, latent, hidden, kernel)
-        self.write = conv(4 * 6)
+        # much smaller than that of the posterior: else the noise of z costs so much at first that the decoder stops to listen
+        self.write = GaussianConv(hidden, 4 * 3, kernel, init_scale=0.03)
 
     def forward(
         self, x: Tensor | None, canvas: Tensor, encoder: LSTMState, decoder: LSTMState, noise: Tensor
@@ -125,16 +139,17 @@ class DrawingStep(Checkpointed):
     def _forward(
         self, x: Tensor | None, canvas: Tensor, encoder: LSTMState, decoder: LSTMState, noise: Tensor
     ) -> tuple[Tensor, LSTMState, LSTMState, Tensor]:
-        prior = Gaussian.of(self.prior(decoder.h))
+        prior = self.prior(decoder.h)
         if x is None:
             z, kl = prior.draw(noise), torch.zeros_like(noise)
         else:
             encoder = self.encoder(torch.cat((x, x - canvas[:, :3]), dim=1), decoder.h, encoder)
-            posterior = Gaussian.of(self.posterior(encoder.h))
+            posterior = self.posterior(encoder.h)
             z, kl = posterior.draw(noise), posterior.kl(prior)
         decoder = self.decoder(canvas, z, decoder)
         with full_precision(canvas):
-            canvas = canvas + F.pixel_shuffle(self.write(decoder.h), 2)  # (B, 24, H / 2, W / 2) -> (B, 6, H, W)
+            added = torch.cat([F.pixel_shuffle(maps, 2) for maps in self.write(decoder.h)], dim=1)  # (B, 12, H / 2, W / 2) -> (B, 3, H, W)
+            canvas = canvas + added
         return canvas, encoder, decoder, kl
 
 

@@ -13,7 +13,7 @@ from agave.config import Params
 from agave.config_networks import VAEModel
 from agave.grid import Cell
 from agave.planning.layer_costs import LIKELIHOOD_OF_X, Convolution, Numbers
-from agave.planning.pixelcnn_pp_costs import coarse_grids, feature_stream, gated_blocks, pixelcnn_pp
+from agave.planning.pixelcnn_pp_costs import feature_stream, gated_blocks, pixelcnn_pp, pixelcnn_pp_values
 from agave.planning.table1_costs import COSTS
 
 VALUES_KEPT, LIKELIHOOD_OF_Y = 1.1, 9
@@ -88,7 +88,7 @@ def kept_bytes(params: Params, cell: Cell) -> int:
     if cell.has_pixelcnn_pp:
         likelihoods += LIKELIHOOD_OF_X * params.model.pixelcnn_pp.mixtures * params.prepare.image_size**2
     if cell.kind in COSTS:
-        likelihoods += COSTS[cell.kind].likelihood(params)
+        likelihoods += COSTS[cell.kind].likelihood(params) + COSTS[cell.kind].kept(params)
     return round(KEPT_BYTES[params.compute.precision] * VALUES_KEPT * reads + 4 * likelihoods)
 
 
@@ -101,15 +101,11 @@ def working_bytes(params: Params, cell: Cell, *, likelihood: bool = True) -> int
         values += (2 * vae.latent + 2 * vae.hidden) * vae.blocks * sum(grids)  # what the bottom-up pass leaves for the top-down pass
         values += 10 * (vae.hidden + 2 * vae.latent) * grids[0]  # one layer
     if cell.has_pixelcnn_pp:
-        blocks = list(gated_blocks(cnn, size))
-        skips = size**2 + sum(coarse_grids(cnn, size)) + sum(places for places, down in blocks if not down)
-        values += 2 * cnn.filters * skips + 10 * cnn.filters * size**2  # skip connections, and one block
+        values += pixelcnn_pp_values(cnn, size, stream=cell.has_vae)
         values += 2 * 3 * 10 * cnn.mixtures * size**2 if likelihood else 0
-        if cell.has_vae:
-            values += cnn.stream_channels * sum(places for places, _ in blocks)
     if cell.kind in COSTS:
         cost = COSTS[cell.kind]
-        values += 3 * max(layer.inputs * layer.reads for layer in cost.layers(params))  # the widest layer: what it reads, makes and adds to
+        values += cost.values(params)
         values += round(cost.held * cost.likelihood(params)) if likelihood else 0
     return 4 * values
 

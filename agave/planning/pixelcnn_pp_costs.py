@@ -53,6 +53,14 @@ def coarse_grids(options: PixelCNNppModel, image_size: int) -> list[int]:
     return [(image_size >> s) ** 2 for s in range(1, options.resolutions)]
 
 
+def pixelcnn_pp_values(options: PixelCNNppModel, image_size: int, *, stream: bool) -> int:
+    """Estimate the numbers that a forward pass without gradients holds at once: skip connections, one block, and the feature stream."""
+    blocks = list(gated_blocks(options, image_size))
+    skips = image_size**2 + sum(coarse_grids(options, image_size)) + sum(places for places, down in blocks if not down)
+    values = 2 * options.filters * skips + 10 * options.filters * image_size**2
+    return values + (options.stream_channels * sum(places for places, _ in blocks) if stream else 0)
+
+
 def horizontal_steps(options: PixelCNNppModel, image_size: int) -> int:
     """Count gated blocks of the horizontal stream that the cached sampler computes one after another for an image."""
     return sum(places for places, _ in gated_blocks(options, image_size))

@@ -10,7 +10,7 @@ from agave.config import Params
 from agave.config_checks import whitening_bytes
 from agave.config_networks import WindowDecoder
 from agave.planning.layer_costs import LIKELIHOOD_OF_X, Convolution, Numbers
-from agave.planning.pixelcnn_pp_costs import feature_stream, pixelcnn_pp
+from agave.planning.pixelcnn_pp_costs import feature_stream, pixelcnn_pp, pixelcnn_pp_values
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class SystemCost:
         layers: yields its layers for the parameters of a preset.
         likelihood: number of values that a training step keeps for the likelihood of an image.
         passes: number of forward passes, one after another, with which images are drawn, in units of `layers`.
+        kept: number of further values that a training step keeps for an image, besides those that convolutions read.
+        working: number of values that a forward pass without gradients holds at once for an image, but for the likelihood;
+            None: what the widest layer reads, makes and adds to.
         held: number of values that an evaluation in float64 holds at once for the likelihood, for each that a training step keeps.
         fixed: bytes that a job holds whatever the number of images, besides trained weights and their states.
     """
@@ -28,8 +31,14 @@ class SystemCost:
     layers: Callable[[Params], Iterator[Convolution | Numbers]]
     likelihood: Callable[[Params], int]
     passes: Callable[[Params], float]
+    kept: Callable[[Params], int] = lambda params: 0
+    working: Callable[[Params], int] | None = None
     held: float = 2.0
     fixed: Callable[[Params], int] = lambda params: 0
+
+    def values(self, params: Params) -> int:
+        """Return the number of values of `working`."""
+        return self.working(params) if self.working else 3 * max(layer.inputs * layer.reads for layer in self.layers(params))
 
 
 # The systems that predict each sub-pixel by a softmax over 256 values.
@@ -155,6 +164,13 @@ def aux_pixelcnn_likelihood(params: Params) -> int:
     return (2 * levels + LIKELIHOOD_OF_X * mixtures) * params.prepare.image_size**2
 
 
+def aux_pixelcnn_values(params: Params) -> int:
+    """Return the numbers that the larger of the two networks holds at once; they run one after the other."""
+    grey, colour = params.table1.aux_pixelcnn.networks(params.model.pixelcnn_pp)
+    size = params.prepare.image_size
+    return max(pixelcnn_pp_values(grey, size, stream=False), pixelcnn_pp_values(colour, size, stream=True))
+
+
 def conv_draw(params: Params) -> Iterator[Convolution | Numbers]:
     """Yield the first states, then the convolutions of every step; all steps share their weights."""
     sizes, fine = params.table1.conv_draw, params.prepare.image_size**2
@@ -164,14 +180,20 @@ def conv_draw(params: Params) -> Iterator[Convolution | Numbers]:
         for inputs in (2 * h, z + h):  # encoder and decoder: what they read of image and canvas, and their recurrence
             yield Convolution(6, 4 * h, taps, coarse, fine, shared=step > 0)
             yield Convolution(inputs, 4 * h, taps, coarse, coarse, per_output=1, shared=step > 0)
-        for outputs in (2 * z, 2 * z, 24):  # posterior, prior, and what is added to the canvas
-            yield Convolution(h, outputs, taps, coarse, coarse, shared=step > 0)
+        for outputs in (z, z, 12):  # posterior, prior, and what is added to the canvas
+            yield Convolution(h, outputs, taps, coarse, coarse, shared=step > 0)  # means
+            yield Convolution(h, outputs, taps, coarse, coarse, shared=step > 0)  # log-deviations
 
 
-def conv_draw_likelihood(params: Params) -> int:
-    """Return the numbers kept for the memories of both LSTMs and the KL of every step, and for the likelihood."""
-    sizes, fine = params.table1.conv_draw, params.prepare.image_size**2
-    return sizes.steps * (18 * sizes.hidden + 14 * sizes.latent) * fine // 4 + 12 * fine
+def conv_draw_kept(params: Params) -> int:
+    """Return the numbers kept for the gates and memories of both LSTMs and for the KL, in every step."""
+    sizes = params.table1.conv_draw
+    return sizes.steps * (8 * sizes.hidden + 12 * sizes.latent) * params.prepare.image_size**2 // 4
+
+
+def conv_draw_values(params: Params) -> int:
+    """Return the numbers that one step holds at once: states, gates and image."""
+    return (16 * params.table1.conv_draw.hidden // 4 + 24) * params.prepare.image_size**2
 
 
 # The systems with a window-limited PixelCNN: lossy_vae and matnet.
@@ -273,8 +295,10 @@ COSTS: dict[str, SystemCost] = {
         nice, lambda params: 4 * _values(params), lambda params: 1, fixed=lambda params: whitening_bytes(params.prepare.image_size)
     ),
     "real_nvp": SystemCost(real_nvp, lambda params: 10 * _values(params), lambda params: 1),
-    "aux_pixelcnn": SystemCost(aux_pixelcnn, aux_pixelcnn_likelihood, lambda params: 2.0),
-    "conv_draw": SystemCost(conv_draw, conv_draw_likelihood, lambda params: 2.0),
+    "aux_pixelcnn": SystemCost(aux_pixelcnn, aux_pixelcnn_likelihood, lambda params: 2.0, working=aux_pixelcnn_values),
+    "conv_draw": SystemCost(
+        conv_draw, lambda params: 12 * params.prepare.image_size**2, lambda params: 2.0, conv_draw_kept, conv_draw_values
+    ),
     "lossy_vae": SystemCost(_lossy_vae, lambda params: _mixture_values(params.table1.lossy_vae.decoder, params), _lossy_vae_passes),
     "matnet": SystemCost(_matnet, lambda params: _mixture_values(params.table1.matnet.decoder, params), _matnet_passes),
 }
