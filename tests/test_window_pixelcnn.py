@@ -7,7 +7,7 @@ from agave.likelihoods import mixture_log_prob
 from agave.models.layers import data_dependent_initialisation
 from agave.models.window_pixelcnn import COLUMNS_ASIDE, ROWS_ABOVE, WindowPixelCNN
 from agave.random_numbers import PIXELS, KeyedNumbers
-from agave.sampling.windows import sample_in_windows
+from agave.sampling import sample_in_windows
 
 
 def network(sets=2, features=3, size=9):

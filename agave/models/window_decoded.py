@@ -17,7 +17,7 @@ from agave.models.interface import LikelihoodModel, Noise, Terms, scale_to_unit
 from agave.models.layers import data_dependent_initialisation
 from agave.models.window_pixelcnn import WindowPixelCNN
 from agave.random_numbers import PIXELS_GIVEN_POSTERIOR, PIXELS_GIVEN_PRIOR, POSTERIOR, PRIOR, KeyedNumbers, RandomNumbers
-from agave.sampling.windows import sample_in_windows
+from agave.sampling import sample_in_windows
 
 
 class WindowDecodedModel(LikelihoodModel):

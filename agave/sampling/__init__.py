@@ -1,4 +1,4 @@
-"""Draw images from a PixelCNN++, pixel by pixel in raster order."""
+"""Draw images from a PixelCNN++, pixel by pixel in raster order; windows.py does it for one that sees a small window."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from agave.random_numbers import PIXELS, KeyedNumbers
 from agave.runtime.progress import Progress
 from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 from agave.sampling.cuda_graphs import RecordedSteps
+from agave.sampling.windows import sample_in_windows as sample_in_windows
 
 
 @dataclass(frozen=True)
