@@ -277,11 +277,16 @@ class VAEIAF(nn.Module):
 
     def latent_noise(self, batch: int, numbers: RandomNumbers) -> list[Tensor]:
         """Draw standard normal noise (B, latent, h, w) for each stochastic layer, in the order of generation."""
-        noise, size = [], self.image_size // 2**self.depth
-        for index, layer in enumerate(reversed(self.layers)):
-            noise.append(numbers.normal(index, (batch, self.latent, size, size), self.top))
+        return [numbers.normal(index, (batch, *shape), self.top) for index, shape in enumerate(self.latent_shapes)]
+
+    @property
+    def latent_shapes(self) -> list[tuple[int, int, int]]:
+        """Return the shape (latent, h, w) of z in each stochastic layer, in the order of generation."""
+        shapes, size = [], self.image_size // 2**self.depth
+        for layer in reversed(self.layers):
+            shapes.append((self.latent, size, size))
             size *= 2 if layer.halve else 1
-        return noise
+        return shapes
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor) -> None:
