@@ -26,7 +26,7 @@ from torch import Tensor
 from agave.codec.entropy import Floats, Integers, Stack, distance_to_boundary, exp, normal_cdf, round_to_grid
 from agave.codec.flow import CachedFlow, Place, by_pixel
 from agave.errors import UserError
-from agave.models.vae_iaf import VAEIAF, Encoding, Posterior, StochasticLayer, TopDown
+from agave.models.vae_iaf import VAEIAF, Posterior, StochasticLayer, TopDown
 
 SLOT_BITS = 24
 _REMAINDER_BITS = 32
@@ -178,12 +178,12 @@ class LatentCoder:
             h = layer.merge(h, own.prior_mean, own.deterministic)
         return self.vae.finish(h)
 
-    def pop_posterior(self, stack: Stack, encodings: list[Encoding], images: range, offset: int) -> Sent:
+    def pop_posterior(self, stack: Stack, x_uint8: Tensor, images: range, offset: int) -> Sent:
         """Pop z with the posterior.
 
         Args:
             stack: the stack.
-            encodings: result of `VAEIAF.encode`.
+            x_uint8: (B, 3, H, W).
             images: numbers of the images in the file.
             offset: place of the grid, see `round_to_grid`.
 
@@ -191,6 +191,7 @@ class LatentCoder:
             Exhausted: the stack holds too few bits.
             UserError: the network returns a value that is not a number.
         """
+        encodings = self.vae.encode(x_uint8)
         h, sent = self.vae.start(len(images)), Sent([], torch.empty(0), np.zeros(len(images)), math.inf)
         for index, layer in enumerate(self._layers):
             own = layer.split(h)
@@ -241,13 +242,14 @@ class LatentCoder:
             h = layer.merge(h, self._z(bins, own), own.deterministic)
         return received, self.vae.finish(h)
 
-    def push_posterior(self, stack: Stack, encodings: list[Encoding], received: list[Received], offset: int) -> None:
+    def push_posterior(self, stack: Stack, x_uint8: Tensor, received: list[Received], offset: int) -> None:
         """Push z with the posterior: the exact inverse of `pop_posterior`.
 
         Raises:
             Exhausted: the stack holds too few bits.
             UserError: the network returns a value that is not a number.
         """
+        encodings = self.vae.encode(x_uint8.to(self.vae.top.device))
         for index in reversed(range(len(self._layers))):
             layer, own, bins, coded = self._layers[index], received[index].own, received[index].bins, self.coded[index]
             posterior = layer.posterior(own, encodings[-1 - index])

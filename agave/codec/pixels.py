@@ -7,6 +7,7 @@ of the three probabilities is that of `agave.likelihoods.mixture_log_prob`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -179,7 +180,9 @@ def push_pixels(stack: Stack, starts: Integers, frequencies: Integers) -> None:
     stack.push(starts.transpose(order).ravel()[::-1].tolist(), frequencies.transpose(order).ravel()[::-1].tolist(), PRECISION)
 
 
-def pop_pixels(stack: Stack, network: Network, shape: tuple[int, int, int], offset: int) -> NDArray[np.uint8]:
+def pop_pixels(
+    stack: Stack, network: Network, shape: tuple[int, int, int], offset: int, after_row: Callable[[], object] = lambda: None
+) -> NDArray[np.uint8]:
     """Pop images, whose logits a network computes from the pixels popped before.
 
     Args:
@@ -187,6 +190,7 @@ def pop_pixels(stack: Stack, network: Network, shape: tuple[int, int, int], offs
         network: a network at its first row.
         shape: number, height and width of the images.
         offset: place of the grid, see `round_to_grid`.
+        after_row: called after each row of pixels.
 
     Returns:
         (B, 3, H, W).
@@ -206,4 +210,5 @@ def pop_pixels(stack: Stack, network: Network, shape: tuple[int, int, int], offs
                 distributions.observe(values)
             network.write(column, images[:, :, row, column])
         network.end_row()
+        after_row()
     return images
