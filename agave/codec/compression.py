@@ -1,8 +1,8 @@
 """Compress images with a trained model, and decompress them to exactly the same images.
 
-The networks run in float64, and what they compute is rounded to a grid before it becomes a probability. So the sender may compute all pixels
-of an image in one pass and the receiver one pixel after the other, with other batches, threads and instructions: the last digits differ, the
-rounded numbers do not. Where a number lies so close to a boundary of the grid that they might, the sender shifts the grid.
+The networks run in float64, and what they compute is rounded to a grid before it becomes a probability. So the sender may compute all
+pixels of an image in one pass and the receiver one pixel after the other, with other batches, threads and instructions: the last digits
+differ, the rounded numbers do not. Where a number lies so close to a boundary of the grid that they might, the sender shifts the grid.
 
 All images share one stack. The receiver pops group after group; the sender pushes the last group first. Latent variables need bits to
 begin with: the images that the sender pushes first are coded without any, and groups grow as fast as the stack.
@@ -14,6 +14,7 @@ import copy
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from agave.models.interface import LikelihoodModel
 from agave.models.layers import folded
 from agave.random_numbers import POSTERIOR, KeyedNumbers
 
-BITS_OF_BINS = {"agave": 4, "vae_iaf": 10}
+BITS_OF_BINS = {"agave": 5, "vae_iaf": 10}
 """Logarithm of the number of bins of a latent variable. The VAE alone has narrow posteriors and needs finer bins."""
 
 Advance = Callable[[int], object]
@@ -123,14 +124,10 @@ class Codec:
                 groups.append(pushed.group)
                 lengths.append(pushed.lengths)
                 advance(pushed.group.size * tile)
-        header = Header(
-            self._kind,
-            self.identity,
-            *(len(images), *images.shape[1:3], tile),
-            groups=tuple(groups[::-1]),
-            bits=0 if latents is None else latents.bits,
-            left_out=() if latents is None else tuple(_to_set(~coded) for coded in latents.coded),
-        )
+        bits = 0 if latents is None else latents.bins.bits
+        left_out = () if latents is None else tuple(_to_set(~coded) for coded in latents.coded)
+        count, height, width, _ = images.shape
+        header = Header(self._kind, self.identity, count, height, width, tuple(groups[::-1]), bits, left_out)
         return Compressed(write_container(header, stack), header, np.concatenate(lengths[::-1]))
 
     @torch.inference_mode()
@@ -154,14 +151,14 @@ class Codec:
                 f"{name}: made with the {_describe(header.kind, header.model)}; given is the {_describe(self._kind, self.identity)}; "
                 "accepted: the model that it was made with"
             )
-        found, size = [], header.tile
+        found, first, size = [], 0, self.model.image_size
         try:
             with folded(self.model):
                 coded = np.array([_from_set(maps, self._vae.latent) for maps in header.left_out]) if self._vae is not None else None
-                coder, first = GroupCoder(self._conditional, self._latents(header.bits, coded)), 0
+                coder = GroupCoder(self._conditional, self._latents(header.bits, coded))
                 for group in header.groups:
-                    images = range(first, first + group.size)
-                    found.append(coder.pop(stack, group, images, (size, size), lambda: advance(len(images))))
+                    part = range(first, first + group.size)
+                    found.append(coder.pop(stack, group, part, (size, size), partial(advance, group.size)))
                     first += group.size
         except Exhausted:
             raise _other_arithmetic(name) from None

@@ -54,7 +54,7 @@ class PixelCNNConditional:
         x, features = scale_to_unit(x_uint8, torch.float64), self._features(mean)
         parts = range(0, len(x), _IMAGES_AT_ONCE)
         found = [self._network(*(None if one is None else one[i : i + _IMAGES_AT_ONCE] for one in (x, features))) for i in parts]
-        return torch.cat(found).cpu().numpy()  # type: ignore[no-any-return]
+        return _array(torch.cat(found))
 
     def network(self, count: int, mean: Tensor | None) -> Network:
         """Return the cached network."""
@@ -72,7 +72,7 @@ class _Cached:
         self.start_row, self.end_row = network.start_row, network.end_row
 
     def logits(self, column: int) -> Floats:
-        return self._network.logits(column).cpu().numpy()  # type: ignore[no-any-return]
+        return _array(self._network.logits(column))
 
     def write(self, column: int, pixel: NDArray[np.uint8]) -> None:
         self._network.write(column, scale_to_unit(torch.from_numpy(pixel), torch.float64))
@@ -100,10 +100,12 @@ class LogisticConditional:
         assert mean is not None, "the VAE has latent variables"
         batch, _, height, width = mean.shape
         logits = mean.new_zeros(batch, 10, height, width)
-        parameters = logits[:, 1:].unflatten(1, (3, 3))  # (B, colour, [mean, log-scale, coefficient], H, W), from edge units to [-1, 1]
+        parameters = logits[:, 1:].view(
+            batch, 3, 3, height, width
+        )  # (B, colour, [mean, log-scale, coefficient], H, W), from edge units to [-1, 1]
         parameters[:, :, 0] = (2.0 * mean - 256.0) / 255.0
         parameters[:, :, 1] = self._log_scale + math.log(2.0 / 255.0)
-        return logits.cpu().numpy()
+        return _array(logits)
 
 
 class _Fixed:
@@ -125,6 +127,11 @@ class _Fixed:
         """Do nothing."""
 
 
+def _array(tensor: Tensor) -> Floats:
+    found: Floats = tensor.cpu().numpy()
+    return found
+
+
 SYSTEMS_WITH_CODER = ("pixelcnn_pp", "agave", "vae_iaf")
 """Names of the systems that have a coder; the place of a system here is its kind in the file format."""
 
@@ -141,7 +148,9 @@ def parts_of(model: LikelihoodModel) -> tuple[Conditional, VAEIAF | None]:
         return PixelCNNConditional(model, model.pixelcnn_pp), model.vae
     if isinstance(model, VAEIAFAlone):
         if not model.options.likelihood.tails:
-            raise UserError("the VAE: with model.likelihood.tails false its probabilities do not sum to one, so no code has them as lengths; accepted: true")
+            raise UserError(
+                "the VAE: with model.likelihood.tails false its probabilities do not sum to one, so no code has them as lengths; accepted: true"
+            )
         if (model.resolution, model.levels) != (model.image_size, 256):
             raise UserError(
                 f"the VAE: it models images of {model.resolution} pixels and {model.levels} levels; "

@@ -1,19 +1,18 @@
-"""The file format `.agv`: a header that says how the images are arranged and coded, and the words of the stack.
+"""The file format `.agv`: how the images are arranged and coded, and the stack.
 
     magic        4 bytes   89 41 47 56; a copy in text mode breaks it
-    version      1 byte    1
-    kind         1 byte    0 PixelCNN++, 1 AGAVE, 2 VAE
-    model        8 bytes   the first of the SHA-256 of model.safetensors
-    integers               in groups of 7 bits, the lowest first: number, height, width of the images; side of a tile; bits of the bins;
-                           number of runs, and for each how many groups, their size and how they are coded; number of groups whose grid is
-                           shifted, and for each its number and the shift; number of layers of latent variables, and for each the set of
-                           feature maps that are not coded; number of words
-    crc32        4 bytes   of everything above
-    crc32        4 bytes   of the body
-    body                   the words, 2 bytes each, then the state, 8 bytes
+    kind         1 byte    upper four bits: version of the format, 1; lower four bits: 0 PixelCNN++, 1 AGAVE, 2 VAE
+    model        6 bytes   the first of the SHA-256 of model.safetensors
+    integers               in groups of 7 bits, the lowest first: number, height, width of the images; number of runs of groups, and for
+                           each how many groups, and 3 times their size plus how they are coded; number of groups whose grid is shifted,
+                           and for each its number and the shift; with latent variables, bits of a bin, number of layers, and for each
+                           the set of feature maps that are not coded
+    words                  of the stack, 2 bytes each
+    state        8 bytes   of the stack
+    checksum     4 bytes   CRC-32 of everything above
 
-All numbers of a fixed size are little endian. The state starts at 2^48 plus the CRC-32 of all pixels, so that the decoder, which comes back
-to it, knows whether it has found the same pixels.
+All numbers of a fixed size are little endian. The stack starts with a state of 2^48 plus the CRC-32 of all pixels. The decoder comes back
+to that state, and so knows whether it has found the same pixels.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from agave.errors import UserError
 
 MAGIC = b"\x89AGV"
 VERSION = 1
-MODEL_BYTES = 8
-_FIXED = struct.Struct("<4sBB8s")
-_CHECKSUMS = struct.Struct("<II")
+MODEL_BYTES = 6
+_FIXED = struct.Struct("<4sB6s")
+_END = struct.Struct("<QI")
 _MOST_BITS = 7000  # of an integer of a header
 
 
@@ -64,7 +63,6 @@ class Header:
         images: number of images.
         height: height of an image, pixels.
         width: width of an image, pixels.
-        tile: side of the square tiles that images are cut into, pixels.
         groups: groups of tiles, in the order of decoding.
         bits: logarithm of the number of bins of a latent variable; 0 without latent variables.
         left_out: for each layer of latent variables, a set (bit i: map i) of feature maps that are not coded.
@@ -75,28 +73,25 @@ class Header:
     images: int
     height: int
     width: int
-    tile: int
     groups: tuple[Group, ...]
     bits: int = 0
     left_out: tuple[int, ...] = field(default=())
 
-    @property
-    def tiles(self) -> int:
-        """Return the number of tiles of all images."""
-        return self.images * -(-self.height // self.tile) * -(-self.width // self.tile)
-
 
 def write_container(header: Header, stack: Stack) -> bytes:
     """Return the bytes of a file."""
-    runs = [(len(list(run)), size, coding) for (size, coding), run in groupby(header.groups, lambda group: (group.size, group.coding))]
+    runs = [
+        (len(list(run)), len(Coding) * size + coding) for (size, coding), run in groupby(header.groups, lambda one: (one.size, one.coding))
+    ]
     shifted = [(index, group.offset) for index, group in enumerate(header.groups) if group.offset]
-    integers = [header.images, header.height, header.width, header.tile, header.bits]
-    for rows in (runs, shifted, [(maps,) for maps in header.left_out]):
+    integers = [header.images, header.height, header.width]
+    for rows in (runs, shifted):
         integers += [len(rows), *(value for row in rows for value in row)]
-    integers.append(len(stack.words))
-    body = np.array(stack.words, "<u2").tobytes() + struct.pack("<Q", stack.state)
-    head = _FIXED.pack(MAGIC, VERSION, header.kind, header.model) + b"".join(map(_varint, integers))
-    return head + _CHECKSUMS.pack(zlib.crc32(head), zlib.crc32(body)) + body
+    if header.bits:
+        integers += [header.bits, len(header.left_out), *header.left_out]
+    head = _FIXED.pack(MAGIC, VERSION << 4 | header.kind, header.model) + b"".join(map(_varint, integers))
+    data = head + np.array(stack.words, "<u2").tobytes() + struct.pack("<Q", stack.state)
+    return data + struct.pack("<I", zlib.crc32(data))
 
 
 def read_container(data: bytes, name: str) -> tuple[Header, Stack]:
@@ -109,70 +104,46 @@ def read_container(data: bytes, name: str) -> tuple[Header, Stack]:
     Raises:
         UserError: it is no such file, of another version, or damaged.
     """
-    if not data.startswith(MAGIC):
+    if not data.startswith(MAGIC) or len(data) < _FIXED.size + _END.size:
         raise UserError(f"{name}: not a file of `agave compress`; accepted: a file that starts with the bytes {MAGIC.hex(' ')}")
-    reader = _Reader(data, name)
-    _, version, kind, model = _FIXED.unpack(reader.take(_FIXED.size))
-    if version != VERSION:
-        raise UserError(f"{name}: version {version} of the format, or damaged; accepted: version {VERSION}")
-    images, height, width, tile, bits = (reader.integer() for _ in range(5))
-    runs = [(reader.integer(), reader.integer(), reader.integer()) for _ in range(reader.integer())]
-    shifts = dict([(reader.integer(), reader.integer()) for _ in range(reader.integer())])
-    left_out = tuple(reader.integer() for _ in range(reader.integer()))
-    words = reader.integer()
-    head_sum = zlib.crc32(data[: reader.place])
-    of_head, of_body = _CHECKSUMS.unpack(reader.take(_CHECKSUMS.size))
-    if head_sum != of_head:
-        raise reader.damage()
-    whole = reader.place + 2 * words + 8
-    if len(data) != whole:
-        raise UserError(f"{name}: damaged, {len(data):,} of {whole:,} bytes; accepted: a whole file. Copy it again")
-    body = reader.take(2 * words + 8)
-    if zlib.crc32(body) != of_body:
-        raise reader.damage()
-    sizes = [(size, coding) for count, size, coding in runs for _ in range(count)]
-    groups = tuple(Group(size, Coding(coding), shifts.get(index, 0)) for index, (size, coding) in enumerate(sizes))
-    stack = Stack(np.frombuffer(body, "<u2", words).tolist(), *struct.unpack("<Q", body[-8:]))
-    return Header(kind, model, images, height, width, tile, groups, bits, left_out), stack
+    if zlib.crc32(data[:-4]).to_bytes(4, "little") != data[-4:]:
+        raise UserError(f"{name}: damaged, the checksum does not fit its {len(data):,} bytes; accepted: a whole file. Copy it again")
+    _, kind, model = _FIXED.unpack_from(data)
+    if kind >> 4 != VERSION:
+        raise UserError(f"{name}: version {kind >> 4} of the format; accepted: version {VERSION}")
+    integers = _Integers(data, _FIXED.size, name)
+    images, height, width = (integers.next() for _ in range(3))
+    runs, shifts = ([(integers.next(), integers.next()) for _ in range(integers.next())] for _ in range(2))
+    bits = integers.next() if kind & 15 else 0
+    left_out = tuple(integers.next() for _ in range(integers.next())) if kind & 15 else ()
+    sizes, places = [size for count, size in runs for _ in range(count)], dict(shifts)
+    groups = tuple(Group(size // len(Coding), Coding(size % len(Coding)), places.get(index, 0)) for index, size in enumerate(sizes))
+    state, _ = _END.unpack(data[-_END.size :])
+    stack = Stack(np.frombuffer(data[integers.place : -_END.size], "<u2").tolist(), state)
+    return Header(kind & 15, model, images, height, width, groups, bits, left_out), stack
 
 
-class _Reader:
-    """Reads bytes one part after the other; what is missing is damage."""
+class _Integers:
+    """Reads integers one after the other."""
 
-    def __init__(self, data: bytes, name: str) -> None:
-        self.data, self.name, self.place = data, name, 0
+    def __init__(self, data: bytes, place: int, name: str) -> None:
+        self.data, self.place, self.name = data, place, name
 
-    def damage(self) -> UserError:
-        """Return the error that says that the file is damaged."""
-        return UserError(f"{self.name}: damaged, a checksum does not fit its {len(self.data):,} bytes; accepted: a whole file. Copy it again")
-
-    def take(self, count: int) -> bytes:
-        """Return the next bytes.
-
-        Raises:
-            UserError: there are not so many.
-        """
-        part = self.data[self.place : self.place + count]
-        if len(part) < count:
-            raise self.damage()
-        self.place += count
-        return part
-
-    def integer(self) -> int:
+    def next(self) -> int:
         """Return the next integer.
 
         Raises:
-            UserError: it is cut off or too large.
+            UserError: it is not there, although the checksum fits: no writer of this format has made the file.
         """
         value = shift = 0
-        while True:
-            byte = self.take(1)[0]
+        while self.place < len(self.data) - _END.size and shift < _MOST_BITS:
+            byte = self.data[self.place]
+            self.place += 1
             value |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
                 return value
-            if shift > _MOST_BITS:
-                raise self.damage()
+        raise UserError(f"{self.name}: its header makes no sense; accepted: a file that `agave compress` has written")
 
 
 def _varint(value: int) -> bytes:

@@ -25,7 +25,7 @@ LOWEST = 1 << 48
 """Between two symbols the state lies in [2^48, 2^64). At most 32 bits of precision lie 16 bits below it: the loss is below 2^-16 bits."""
 
 
-class Exhausted(Exception):
+class Exhausted(Exception):  # noqa: N818
     """More bits were popped than the stack holds."""
 
 
@@ -106,7 +106,7 @@ class Stack:
     def pop_tabulated(self, tables: Integers, precision: int) -> list[int]:
         """Pop one symbol with each row of `tables` (symbols, values + 1): the first slot of every value, and 2^precision at the end."""
         count, length = tables.shape
-        slots = memoryview(tables.ravel())
+        slots = memoryview(tables.ravel())  # type: ignore[arg-type]
 
         def find(index: int, slot: int) -> tuple[int, int, int]:
             first = index * length
@@ -140,7 +140,7 @@ _INVERSE_FACTORIALS = [1 / math.factorial(n) for n in range(14)]
 
 
 def exp(x: Floats) -> Floats:
-    """Return exp(x), with x brought to [-700, 700] first; the relative error is below 4e-16.
+    """Return the exponential of x, with x brought to [-700, 700] first; the relative error is below 4e-16.
 
     exp(x) = 2^k exp(r) with the integer k nearest to x / log(2), and the Taylor polynomial of degree 13 for exp(r), |r| < 0.35.
     """

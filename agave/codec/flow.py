@@ -8,7 +8,7 @@ it. So all pixels (row, column) with the same 2 row + column can run together, f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from torch import Tensor
 from agave.codec.entropy import Floats
 from agave.models.layers import MaskedConv2d
 from agave.models.vae_iaf import RESIDUAL_SCALE, AutoregressiveNet
+
+Value = TypeVar("Value", bound=np.generic)
 
 _NEIGHBOURS = ((1, 2), (2, 0), (2, 1), (2, 2))  # taps (row, column) of a 3x3 kernel, besides its centre, that the masks leave
 
@@ -28,11 +30,11 @@ class Place(NamedTuple):
     columns: NDArray[np.int64]
     maps: slice
 
-    def of(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def of(self, values: NDArray[Value]) -> NDArray[Value]:
         """Return the values (P, B, maps) of an array (h, w, B, latent)."""
         return values[self.rows, self.columns, :, self.maps]
 
-    def set(self, values: NDArray[np.generic], new: NDArray[np.generic]) -> None:
+    def set(self, values: NDArray[Value], new: NDArray[Value]) -> None:
         """Set the values of an array (h, w, B, latent)."""
         values[self.rows, self.columns, :, self.maps] = new
 
@@ -63,7 +65,10 @@ class CachedFlow:
         channels = (self._latent, self._hidden, self._hidden)
         known = [np.zeros((height + 1, width + 2, batch, count)) for count in channels]  # z0 and both hidden layers, zeros around
         for rows, columns in _fronts(height, width):
-            beside = [_beside(values, rows, columns) @ neighbours + bias for values, (_, neighbours, bias) in zip(known, self._layers, strict=True)]
+            beside = [
+                _beside(values, rows, columns) @ neighbours + bias
+                for values, (_, neighbours, bias) in zip(known, self._layers, strict=True)
+            ]
             beside[0] += self._context[rows, columns].reshape(-1, self._hidden)
             here = [np.empty((len(rows) * batch, count)) for count in channels]
             for group in range(self._groups):
@@ -71,7 +76,9 @@ class CachedFlow:
             for values, new in zip(known, here, strict=True):
                 values[rows, columns + 1] = new.reshape(len(rows), batch, -1)
 
-    def _run_group(self, group: int, rows: NDArray[np.int64], columns: NDArray[np.int64], beside: list[Floats], here: list[Floats], choose: Choose) -> None:
+    def _run_group(
+        self, group: int, rows: NDArray[np.int64], columns: NDArray[np.int64], beside: list[Floats], here: list[Floats], choose: Choose
+    ) -> None:
         """Run the feature maps of one group, which do not depend on each other, and the hidden ones that see no later group."""
         (of_z0, _, _), (of_first, _, _), (of_second, _, _) = self._layers
         z0, first, second = here

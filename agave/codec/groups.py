@@ -14,7 +14,7 @@ from torch import Tensor
 from agave.codec.conditionals import Conditional
 from agave.codec.container import Coding, Group
 from agave.codec.entropy import OFFSETS, Exhausted, Floats, Stack, distance_to_boundary
-from agave.codec.latents import LatentCoder
+from agave.codec.latents import LatentCoder, Received
 from agave.codec.pixels import code_lengths, pixel_intervals, pop_pixels, push_pixels
 from agave.errors import UserError
 
@@ -55,7 +55,7 @@ class GroupCoder:
         Raises:
             UserError: the model returns numbers that are not finite.
         """
-        size = min(most, len(x_uint8))
+        size = -(-len(x_uint8) // -(-len(x_uint8) // most))  # groups of equal size, as few as possible
         if self._latents is not None:
             size = min(size, (16 * len(stack.words)) // self._latents.bits_needed)
         while size:
@@ -70,7 +70,7 @@ class GroupCoder:
         found = self._push(stack, last, images, Coding.PRIOR_MEAN)
         return found if found.lengths.sum() <= _plain_length(x_uint8) else self._push_plain(stack, last)
 
-    def pop(self, stack: Stack, group: Group, images: range, shape: tuple[int, int], after_row: Callable[[], None]) -> NDArray[np.uint8]:
+    def pop(self, stack: Stack, group: Group, images: range, shape: tuple[int, int], after_row: Callable[[], object]) -> NDArray[np.uint8]:
         """Pop a group.
 
         Args:
@@ -93,7 +93,7 @@ class GroupCoder:
             for _ in range(height):
                 after_row()
             return values.reshape(group.size, 3, height, width)
-        received, mean = [], None
+        received, mean = list[Received](), None
         if self._latents is not None:
             if group.coding == Coding.MODEL:
                 received, mean = self._latents.pop_prior(stack, images)
@@ -101,8 +101,8 @@ class GroupCoder:
                 mean = self._latents.mean_of_prior(group.size)
         network = self._conditional.network(group.size, mean)
         found = pop_pixels(stack, network, (group.size, height, width), group.offset, after_row)
-        if self._latents is not None and received:
-            self._latents.push_posterior(stack, torch.from_numpy(found), received, group.offset)
+        if self._latents is not None and mean is not None and received:
+            self._latents.push_posterior(stack, torch.from_numpy(found).to(mean.device), received, group.offset)
         return found
 
     def _push(self, stack: Stack, x_uint8: Tensor, images: range, coding: Coding) -> Pushed:

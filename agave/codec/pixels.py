@@ -115,7 +115,7 @@ class PixelDistributions:
         total = _sum(weights)
         known = total > 1e-280  # otherwise no component gives the value any mass, and the weights stay as they are
         self._weights = np.where(known, weights / np.where(known, total, 1.0), self._weights)
-        self._seen.append((values - 127.5) / 127.5)
+        self._seen.append(np.asarray((values - 127.5) / 127.5))
         if len(self._seen) < 3:
             self._next_colour()
 
@@ -131,7 +131,7 @@ class PixelDistributions:
         return self._first_odds(block) * power
 
     def _first_odds(self, blocks: Integers) -> Floats:
-        """Return the odds (K, M, N) that each component lies above the first edge of blocks (M, N) or (M, 1): exp((mean - edge) / scale)."""
+        """Return the odds exp((mean - edge) / scale), (K, M, N), of each component at the first edge of blocks (M, N) or (M, 1)."""
         edges = (2.0 * _BLOCK / 255.0) * blocks - 256.0 / 255.0
         exponents = (self._mean[:, None] - edges) * self._inverse_scale[:, None]
         return exp(np.minimum(np.maximum(exponents, _SMALLEST_EXPONENT), _LARGEST_EXPONENT))

@@ -166,7 +166,8 @@ class StochasticLayer(Checkpointed):
         d = self.down_out(elu(torch.cat((z, deterministic), dim=1)))
         if self.halve:
             h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-        return h + RESIDUAL_SCALE * d
+        merged: Tensor = h + RESIDUAL_SCALE * d
+        return merged
 
 
 class VAEIAF(nn.Module):
