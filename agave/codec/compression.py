@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,12 +34,10 @@ from agave.models import load
 from agave.models.interface import LikelihoodModel
 from agave.models.layers import folded
 from agave.random_numbers import POSTERIOR, KeyedNumbers
+from agave.runtime.progress import Progress
 
 BITS_OF_BINS = {"agave": 5, "vae_iaf": 10}
 """Logarithm of the number of bins of a latent variable. The VAE alone has narrow posteriors and needs finer bins."""
-
-Advance = Callable[[int], object]
-"""Called with the number of rows of pixels that are done."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Codec:
         group: int = 64,
         bits: int | None = None,
         least_map_bits: float = 0.0,
-        advance: Advance = lambda rows: None,
+        label: str | None = None,
     ) -> Compressed:
         """Compress images of one size.
 
@@ -105,7 +102,7 @@ class Codec:
             group: largest number of tiles that are coded together.
             bits: logarithm of the number of bins of a latent variable; None: as `BITS_OF_BINS` says.
             least_map_bits: latent feature maps with a smaller mean KL, in bits per tile, are left out; 0 leaves none out.
-            advance: called as the work goes on, with rows of tiles.
+            label: name under which progress is shown; None shows none.
 
         Raises:
             UserError: there are no images, or the model returns numbers that are not finite.
@@ -115,7 +112,7 @@ class Codec:
         tile = self.model.image_size
         x_uint8 = torch.from_numpy(tiles.cut(images, tile)).permute(0, 3, 1, 2).contiguous().to(next(self.model.parameters()).device)
         stack, groups, lengths = Stack(state=LOWEST + zlib.crc32(images.tobytes())), list[Group](), list[Floats]()
-        with folded(self.model):
+        with folded(self.model), _progress(len(x_uint8) * tile, label) as progress:
             latents = self._latents(bits, self._informative(x_uint8[:16], least_map_bits))
             coder, left = GroupCoder(self._conditional, latents), x_uint8
             while len(left):
@@ -123,7 +120,7 @@ class Codec:
                 stack, left = pushed.stack, left[: len(left) - pushed.group.size]
                 groups.append(pushed.group)
                 lengths.append(pushed.lengths)
-                advance(pushed.group.size * tile)
+                progress.update(pushed.group.size * tile)
         bits = 0 if latents is None else latents.bins.bits
         left_out = () if latents is None else tuple(_to_set(~coded) for coded in latents.coded)
         count, height, width, _ = images.shape
@@ -131,13 +128,13 @@ class Codec:
         return Compressed(write_container(header, stack), header, np.concatenate(lengths[::-1]))
 
     @torch.inference_mode()
-    def decompress(self, data: bytes, name: str = "the file", advance: Advance = lambda rows: None) -> ImageArray:
+    def decompress(self, data: bytes, name: str = "the file", label: str | None = None) -> ImageArray:
         """Decompress a file.
 
         Args:
             data: its bytes.
             name: its name, for messages.
-            advance: called as the work goes on, with rows of tiles.
+            label: name under which progress is shown; None shows none.
 
         Returns:
             uint8 (N, H, W, 3), exactly the images that were compressed.
@@ -153,12 +150,12 @@ class Codec:
             )
         found, first, size = [], 0, self.model.image_size
         try:
-            with folded(self.model):
+            with folded(self.model), _progress(sum(group.size for group in header.groups) * size, label) as progress:
                 coded = np.array([_from_set(maps, self._vae.latent) for maps in header.left_out]) if self._vae is not None else None
                 coder = GroupCoder(self._conditional, self._latents(header.bits, coded))
                 for group in header.groups:
                     part = range(first, first + group.size)
-                    found.append(coder.pop(stack, group, part, (size, size), partial(advance, group.size)))
+                    found.append(coder.pop(stack, group, part, (size, size), partial(progress.update, group.size)))
                     first += group.size
         except Exhausted:
             raise _other_arithmetic(name) from None
@@ -179,6 +176,10 @@ class Codec:
         noise = self._vae.latent_noise(len(x_uint8), KeyedNumbers(0, POSTERIOR, range(len(x_uint8))))
         _, kl_maps = self._vae.decode(self._vae.encode(x_uint8), noise)
         return (kl_maps.mean(0) >= least_map_bits * np.log(2)).view(-1, self._vae.latent).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _progress(rows: int, label: str | None) -> Progress:
+    return Progress(rows, label or "", "row", quiet=label is None)
 
 
 def _describe(kind: int, model: bytes) -> str:

@@ -149,7 +149,7 @@ def parts_of(model: LikelihoodModel) -> tuple[Conditional, VAEIAF | None]:
     if isinstance(model, VAEIAFAlone):
         if not model.options.likelihood.tails:
             raise UserError(
-                "the VAE: with model.likelihood.tails false its probabilities do not sum to one, so no code has them as lengths; accepted: true"
+                "the VAE: with model.likelihood.tails false its probabilities do not sum to one, as those of a code do; accepted: true"
             )
         if (model.resolution, model.levels) != (model.image_size, 256):
             raise UserError(
