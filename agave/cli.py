@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from agave import config, config_schema, grid, presets
+from agave.cli_codec import compress, decompress
 from agave.cli_evaluate import evaluate
 from agave.cli_gpu_check import gpu_check
 from agave.cli_options import (
@@ -47,8 +48,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
 
 
-main.add_command(evaluate)
-main.add_command(gpu_check)
+for _command in (evaluate, gpu_check, compress, decompress):
+    main.add_command(_command)
 
 
 @main.command("config")

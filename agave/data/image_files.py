@@ -53,6 +53,26 @@ def open_image(path: Path) -> tuple[Image.Image, list[dict[str, str]]]:
     raise UserError(f"{path}: not a readable image ({problem}); accepted: {accepted}")
 
 
+def read_exactly(path: Path) -> NDArray[np.uint8]:
+    """Read an image file of which nothing that can be seen is lost as 8-bit RGB, turned upright as its EXIF entry says.
+
+    Returns:
+        uint8 (H, W, 3); grey has three equal channels.
+
+    Raises:
+        UserError: as `open_image`; or the file has transparency or a palette, or its colours are not RGB.
+    """
+    image, left_out = open_image(path)
+    accepted = f"RGB or grey with 8 bits per channel; convert it first, for example with: magick {path.name} -alpha off PNG24:rgb.png"
+    if any(part["reason"] == TRANSPARENCY for part in left_out):
+        raise UserError(f"{path}: has transparency, which would be lost; accepted: {accepted}")
+    with Image.open(path, formats=FORMATS) as file:
+        if file.mode not in ("RGB", "L", "RGBA", "LA"):
+            kind = "a palette" if file.mode.startswith("P") else f"colours of the kind {file.mode}"
+            raise UserError(f"{path}: has {kind}, which would be lost; accepted: {accepted}")
+    return np.asarray(image, np.uint8)
+
+
 def resize_square(image: Image.Image, left: int, top: int, side: int, image_size: int) -> NDArray[np.uint8]:
     """Shrink a square part of an RGB image, with anti-aliasing.
 

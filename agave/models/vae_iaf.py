@@ -39,6 +39,25 @@ class Encoding(NamedTuple):
     context: Tensor
 
 
+class TopDown(NamedTuple):
+    """The output of a layer's first top-down convolution: (B, latent or hidden, H, W) each."""
+
+    prior_mean: Tensor
+    prior_log_deviation: Tensor
+    mean: Tensor
+    log_deviation: Tensor
+    context: Tensor
+    deterministic: Tensor
+
+
+class Posterior(NamedTuple):
+    """The posterior before the flow, z0 ~ N(mean, exp(log_deviation)), and the context of the flow: (B, latent or hidden, H, W) each."""
+
+    mean: Tensor
+    log_deviation: Tensor
+    context: Tensor
+
+
 class AutoregressiveNet(nn.Module):
     """The flow of one layer: (mean, log-deviation) of each latent value from those before it, in reverse raster order.
 
@@ -115,26 +134,40 @@ class StochasticLayer(Checkpointed):
         Returns:
             h for the next layer, and the KL of each latent feature map (B, latent), nats (zeros when generating).
         """
-        sizes = [self.latent] * 4 + [self.hidden] * 2
-        prior_mean, prior_log_deviation, mean, log_deviation, context, d = self.down_in(elu(h)).split(sizes, dim=1)
-        prior_mean, prior_log_deviation = at_least_float32(prior_mean), at_least_float32(prior_log_deviation)
+        own = self.split(h)
         if below is None:
-            z = prior_mean + torch.exp(prior_log_deviation) * noise
+            z = own.prior_mean + torch.exp(own.prior_log_deviation) * noise
             kl = torch.zeros(z.shape[:2], dtype=z.dtype, device=z.device)
         else:
-            mean = at_least_float32(mean) + at_least_float32(below.mean)
-            log_deviation = at_least_float32(log_deviation) + at_least_float32(below.log_deviation)
+            mean, log_deviation, context = self.posterior(own, below)
             z0 = mean + torch.exp(log_deviation) * noise
-            flow_mean, flow_log_deviation = map(at_least_float32, self.flow(z0, context + below.context))
+            flow_mean, flow_log_deviation = map(at_least_float32, self.flow(z0, context))
             z = (z0 - flow_mean) * torch.exp(-flow_log_deviation)
             # log q(z) = log N(z0; mean, deviation) + flow_log_deviation: the flow's log-determinant has the opposite sign
             log_posterior = -log_deviation - 0.5 * noise.square() + flow_log_deviation
-            log_prior = -prior_log_deviation - 0.5 * ((z - prior_mean) * torch.exp(-prior_log_deviation)).square()
+            log_prior = -own.prior_log_deviation - 0.5 * ((z - own.prior_mean) * torch.exp(-own.prior_log_deviation)).square()
             kl = (log_posterior - log_prior).sum((2, 3))
-        d = self.down_out(elu(torch.cat((z, d), dim=1)))
+        return self.merge(h, z, own.deterministic), kl
+
+    def split(self, h: Tensor) -> TopDown:
+        """Return what the layer makes of h (B, hidden, H, W) before it has z."""
+        sizes = [self.latent] * 4 + [self.hidden] * 2
+        prior_mean, prior_log_deviation, *others = self.down_in(elu(h)).split(sizes, dim=1)
+        return TopDown(at_least_float32(prior_mean), at_least_float32(prior_log_deviation), *others)
+
+    def posterior(self, own: TopDown, below: Encoding) -> Posterior:
+        """Return the posterior before the flow, whose parameters are sums over both passes."""
+        mean = at_least_float32(own.mean) + at_least_float32(below.mean)
+        log_deviation = at_least_float32(own.log_deviation) + at_least_float32(below.log_deviation)
+        return Posterior(mean, log_deviation, own.context + below.context)
+
+    def merge(self, h: Tensor, z: Tensor, deterministic: Tensor) -> Tensor:
+        """Return h for the next layer, from h (B, hidden, H, W), z (B, latent, H, W) and the deterministic part of `split`."""
+        d = self.down_out(elu(torch.cat((z, deterministic), dim=1)))
         if self.halve:
             h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-        return h + RESIDUAL_SCALE * d, kl
+        merged: Tensor = h + RESIDUAL_SCALE * d
+        return merged
 
 
 class VAEIAF(nn.Module):
@@ -223,25 +256,38 @@ class VAEIAF(nn.Module):
         Returns:
             f(z), the mean image in [0, 256] edge units, (B, 3, r, r); KL of every latent feature map, (B, layers * latent), nats.
         """
-        size = self.image_size // 2**self.depth
-        h = self.top[None, :, None, None].expand(noise[0].shape[0], -1, size, size)
+        h = self.start(noise[0].shape[0])
         kl_maps = []
         for index, layer in enumerate(reversed(self.layers)):
             below = encodings[len(self.layers) - 1 - index] if encodings is not None else None
             h, kl = layer.again(layer.top_down, h, below, noise[index])  # type: ignore[operator]
             kl_maps.append(kl)
-        with full_precision(h):
-            mean = (self.head(elu(at_least_float32(h))) + 0.5) * 256
+        return self.finish(h), torch.cat(kl_maps, dim=1)
+
+    def start(self, batch: int) -> Tensor:
+        """Return h above the topmost layer, (B, hidden, h, w)."""
+        size = self.image_size // 2**self.depth
+        return self.top[None, :, None, None].expand(batch, -1, size, size)
+
+    def finish(self, h: Tensor) -> Float[Tensor, "b 3 r r"]:
+        """Return f(z), the mean image in [0, 256] edge units, (B, 3, r, r), from h below the last layer."""
         # PAPER: The published VAE clips its mean, which blocks gradients at black and white. Here the likelihood uses the unclipped mean.
-        return mean, torch.cat(kl_maps, dim=1)
+        with full_precision(h):
+            mean: Tensor = self.head(elu(at_least_float32(h)))
+        return (mean + 0.5) * 256
 
     def latent_noise(self, batch: int, numbers: RandomNumbers) -> list[Tensor]:
         """Draw standard normal noise (B, latent, h, w) for each stochastic layer, in the order of generation."""
-        noise, size = [], self.image_size // 2**self.depth
-        for index, layer in enumerate(reversed(self.layers)):
-            noise.append(numbers.normal(index, (batch, self.latent, size, size), self.top))
+        return [numbers.normal(index, (batch, *shape), self.top) for index, shape in enumerate(self.latent_shapes)]
+
+    @property
+    def latent_shapes(self) -> list[tuple[int, int, int]]:
+        """Return the shape (latent, h, w) of z in each stochastic layer, in the order of generation."""
+        shapes, size = [], self.image_size // 2**self.depth
+        for layer in reversed(self.layers):
+            shapes.append((self.latent, size, size))
             size *= 2 if layer.halve else 1
-        return noise
+        return shapes
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor) -> None:

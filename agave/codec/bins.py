@@ -1,0 +1,101 @@
+"""Bins of a latent variable, and the stack operations that pop and push them with a normal distribution."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from agave.codec.entropy import Floats, Integers, Stack, normal_cdf
+
+SLOT_BITS = 24
+_NUMBER_BITS = 32
+
+
+class Bins:
+    """Bins of equal mass under a standard normal, popped and pushed with other normal distributions.
+
+    There are 2^24 slots. Two of them belong to each bin whatever the distribution: slots 2 u and 2 u + 1 to bin u. The others, in the same
+    order, are divided by the distribution.
+
+    To pop bins, one slot for each is popped with all slots equally likely. The slot determines the bin, and its number among the slots of
+    the bin, again equally likely, is pushed back.
+
+    Args:
+        bits: logarithm of the number of bins.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.bits, self.count = bits, 1 << bits
+        self._divided = float((1 << SLOT_BITS) - 2 * self.count)
+        quantile = NormalDist().inv_cdf
+        # rounded to 2^-32, because the logarithm inside may differ in its last digit from machine to machine
+        inner = [round(quantile(u / self.count) * 2**32) / 2**32 for u in range(1, self.count)]
+        self.middles: Floats = np.array([round(quantile((u + 0.5) / self.count) * 2**32) / 2**32 for u in range(self.count)])
+        self._edges = np.array([-np.inf, *inner, np.inf])
+
+    def pop(self, stack: Stack, mean: Floats, inverse_deviation: Floats) -> tuple[Integers, Floats]:
+        """Pop bins with the distributions N(mean, 1 / inverse_deviation^2), (N,) each.
+
+        Returns:
+            The bins, and the bits that each has cost, both (N,).
+
+        Raises:
+            Exhausted: the stack does not hold so many bits.
+        """
+        slots = np.array(stack.pop_raw(len(mean), SLOT_BITS), np.int64)
+        bins, limits = self._find(slots, mean, inverse_deviation)
+        numbers = np.where(slots < 2 * self.count, slots - 2 * bins, slots - 2 * self.count - limits[0] + 2)
+        frequencies = 2 + limits[1] - limits[0]
+        starts = _starts(numbers, frequencies)
+        stack.push(starts.tolist(), (_starts(numbers + 1, frequencies) - starts).tolist(), _NUMBER_BITS)
+        return bins, SLOT_BITS - np.log2(frequencies)
+
+    def push(self, stack: Stack, bins: Integers, mean: Floats, inverse_deviation: Floats) -> None:
+        """Push bins: the exact inverse of `pop`.
+
+        Raises:
+            Exhausted: the stack does not hold enough bits for the numbers of the slots.
+        """
+        limits = self._limits(bins, mean, inverse_deviation)
+        frequencies = (2 + limits[1] - limits[0])[::-1].tolist()
+
+        def find(index: int, slot: int) -> tuple[int, int, int]:
+            number = ((slot + 1) * frequencies[index] - 1) >> _NUMBER_BITS
+            start = (number << _NUMBER_BITS) // frequencies[index]
+            return number, start, ((number + 1) << _NUMBER_BITS) // frequencies[index] - start
+
+        numbers = np.array(stack.pop(len(bins), _NUMBER_BITS, find)[::-1], np.int64)
+        slots = np.where(numbers < 2, 2 * bins + numbers, 2 * self.count + limits[0] + numbers - 2)
+        stack.push_raw(slots[::-1].tolist(), SLOT_BITS)
+
+    def _find(self, slots: Integers, mean: Floats, inverse_deviation: Floats) -> tuple[Integers, Integers]:
+        """Return the bins (N,) that slots belong to, and their limits (2, N)."""
+        divided = slots - 2 * self.count
+        noise = ndtri((np.maximum(divided, 0) + 0.5) / self._divided)
+        guess = (ndtr(mean + noise / inverse_deviation) * self.count).astype(np.int64).clip(0, self.count - 1)
+        bins = np.where(divided < 0, slots // 2, guess)
+        limits = self._limits(bins, mean, inverse_deviation)
+        wrong = (divided >= 0) & ((divided < limits[0]) | (divided >= limits[1]))  # very near the edge of a bin
+        if wrong.any():
+            bins[wrong] = self._bisect(divided[wrong], mean[wrong], inverse_deviation[wrong])
+            limits[:, wrong] = self._limits(bins[wrong], mean[wrong], inverse_deviation[wrong])
+        return bins, limits
+
+    def _limits(self, bins: Integers, mean: Floats, inverse_deviation: Floats) -> Integers:
+        """Return how many of the divided slots lie below the start and below the end of each bin, (2, N)."""
+        edges = self._edges[np.stack((bins, bins + 1))]
+        return np.floor(normal_cdf((edges - mean) * inverse_deviation) * self._divided + 0.5).astype(np.int64)
+
+    def _bisect(self, divided: Integers, mean: Floats, inverse_deviation: Floats) -> Integers:
+        bins, step = np.zeros_like(divided), self.count
+        while step > 1:
+            step //= 2
+            bins += np.where(self._limits(bins + step, mean, inverse_deviation)[0] <= divided, step, 0)
+        return bins
+
+
+def _starts(numbers: Integers, among: Integers) -> Integers:
+    """Return where on a scale of 2^32 equal parts begin: floor(2^32 number / among)."""
+    return ((numbers.astype(np.uint64) << np.uint64(_NUMBER_BITS)) // among.astype(np.uint64)).astype(np.int64)
