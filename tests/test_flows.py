@@ -392,6 +392,48 @@ def test_training_starts_below_twelve_bits_and_lowers_the_loss(system, document,
     assert totals[0] < 12 and np.mean(totals[-5:]) < np.mean(totals[:5]) - 0.02 and result.skipped == 0
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_half_precision_reaches_the_inside_of_the_networks_alone(system, document):
+    torch.manual_seed(0)
+    model = make_model(system, small(document), 16)
+    x = images(8, 16)
+    model.initialise(x)
+    noise = model.draw_noise(8, StepNumbers(0))
+    for m in model.flow.couplings if system == "nice" else ():
+        nn.init.normal_(m.out.weight)
+
+    def value():
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            half = model(x, None, noise).log_prob
+        with torch.no_grad():
+            return half, model(x, None, noise).log_prob
+
+    half, full = value()
+    assert half.dtype == torch.float32 and torch.allclose(half, full, rtol=1e-2) and not torch.equal(half, full)
+    for module in model.modules():  # networks that return zero: whitening, logit, scales and prior are left
+        if isinstance(module, nn.Linear) and system == "nice":
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, AffineCoupling):
+            nn.init.zeros_(module.network.out.gain)
+    half, full = value()
+    assert torch.equal(half, full)
+
+
+def test_activations_can_be_computed_again_in_the_backward_pass(document):
+    torch.manual_seed(0)
+    model = make_model("real_nvp", small(document), 16)
+    x = images(4, 16)
+    model.initialise(x)
+    noise, gradients = model.draw_noise(4, StepNumbers(0)), []
+    for again in (False, True):
+        model.zero_grad()
+        model.checkpoint_activations(again)
+        model(x, None, noise).log_prob.sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_nice_is_whitened_with_all_training_images_and_loads_as_it_was(document, tmp_path):
     params = small(document, systems=["nice"])
     np.savez(tmp_path / "images.npz", images=images(160, 16).permute(0, 2, 3, 1).numpy())
