@@ -175,7 +175,7 @@ def test_noise_of_latents_and_values_differs_between_steps_images_and_purposes()
     every = [*noise["latents"], noise["latents"][0].flip(0), torch.special.ndtri(noise["dequantisation"][0])[:, :, :4, :4]]
     correlations = torch.corrcoef(torch.stack([one.flatten() for one in every]))
     assert (correlations - torch.eye(5).double()).abs().max() < 0.5
-    assert 0 <= noise["dequantisation"][0].min() and noise["dequantisation"][0].max() < 1
+    assert noise["dequantisation"][0].min() >= 0 and noise["dequantisation"][0].max() < 1
 
 
 def test_the_deviation_of_a_pixel_has_a_floor():
