@@ -194,15 +194,19 @@ class Table1(ParameterBlock):
         max_length=40,
     )
     training: FurtherTraining = block(FurtherTraining, "Training of a further system, from new weights.")
-    masked_pixelcnn: networks.MaskedPixelCNN = block(networks.MaskedPixelCNN, "PixelCNN (van den Oord et al. 2016a).")
-    gated_pixelcnn: networks.GatedPixelCNN = block(networks.GatedPixelCNN, "Gated PixelCNN (van den Oord et al. 2016b).")
-    pixelrnn: networks.PixelRNN = block(networks.PixelRNN, "PixelRNN with diagonal bidirectional LSTM layers (van den Oord et al. 2016a).")
-    aux_pixelcnn: networks.AuxPixelCNN = block(networks.AuxPixelCNN, "Auxiliary PixelCNN, grey image (Kolesnikov & Lampert 2017).")
+    masked_pixelcnn: networks.MaskedPixelCNNModel = block(networks.MaskedPixelCNNModel, "PixelCNN (van den Oord et al. 2016a).")
+    gated_pixelcnn: networks.GatedPixelCNNModel = block(networks.GatedPixelCNNModel, "Gated PixelCNN (van den Oord et al. 2016b).")
+    pixelrnn: networks.PixelRNNModel = block(
+        networks.PixelRNNModel, "PixelRNN with diagonal bidirectional LSTM layers (van den Oord et al. 2016a)."
+    )
+    aux_pixelcnn: networks.AuxPixelCNNModel = block(
+        networks.AuxPixelCNNModel, "Auxiliary PixelCNN, grey image (Kolesnikov & Lampert 2017)."
+    )
     nice: networks.NICEModel = block(networks.NICEModel, "NICE (Dinh et al. 2015).")
     real_nvp: networks.RealNVPModel = block(networks.RealNVPModel, "Real NVP (Dinh et al. 2017).")
-    lossy_vae: networks.LossyVAE = block(networks.LossyVAE, "Variational lossy autoencoder, the ResNet one (Chen et al. 2017).")
-    matnet: networks.MatNet = block(networks.MatNet, "Matryoshka network (Bachman 2016), our reading.")
-    conv_draw: networks.ConvDRAW = block(networks.ConvDRAW, "Convolutional DRAW (Gregor et al. 2016), our reading.")
+    lossy_vae: networks.LossyVAEModel = block(networks.LossyVAEModel, "Variational lossy autoencoder, the ResNet one (Chen et al. 2017).")
+    matnet: networks.MatNetModel = block(networks.MatNetModel, "Matryoshka network (Bachman 2016), our reading.")
+    conv_draw: networks.ConvDRAWModel = block(networks.ConvDRAWModel, "Convolutional DRAW (Gregor et al. 2016), our reading.")
 
     @model_validator(mode="after")
     def _known(self) -> Table1:

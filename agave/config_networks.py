@@ -97,7 +97,7 @@ class NICEModel(SystemBlock):
     )
 
 
-class ConvDRAW(SystemBlock):
+class ConvDRAWModel(SystemBlock):
     """Convolutional DRAW (Gregor et al. 2016): latent variables in steps that add to a canvas."""
 
     hidden: Channels = parameter(160, "Number of feature maps of the two LSTMs.", open="The paper's size for CIFAR-10 is not known to us.")
@@ -108,7 +108,7 @@ class ConvDRAW(SystemBlock):
     )
 
     @model_validator(mode="after")
-    def _odd(self) -> ConvDRAW:
+    def _odd(self) -> ConvDRAWModel:
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel}; accepted: odd numbers")
         return self
@@ -137,7 +137,7 @@ class OneSetDecoder(WindowDecoder):
     sets: UpTo100 = parameter(1, "Number of sets of feature maps, each conditioned on the earlier ones.")
 
 
-class MatNet(SystemBlock):
+class MatNetModel(SystemBlock):
     """Matryoshka network (Bachman 2016): latent variables at several grids, joined by deterministic paths."""
 
     stride: Annotated[int, Field(ge=1, le=2)] = parameter(1, "Stride of the first convolution: the finest grid is image_size / stride.")
@@ -162,13 +162,13 @@ class MatNet(SystemBlock):
         return self.stride << (len(self.channels) - 1)
 
     @model_validator(mode="after")
-    def _one_each(self) -> MatNet:
+    def _one_each(self) -> MatNetModel:
         if len(self.modules) != len(self.channels):
             raise ValueError(f"modules {self.modules} for channels {self.channels}; accepted: as many numbers of modules as of channels")
         return self
 
 
-class MaskedPixelCNN(SystemBlock):
+class MaskedPixelCNNModel(SystemBlock):
     """PixelCNN (van den Oord et al. 2016a): masked convolutions and a softmax over 256 values."""
 
     channels: Groups = parameter(128, "Number of feature maps h inside a residual block; 2h between the blocks.")
@@ -176,7 +176,7 @@ class MaskedPixelCNN(SystemBlock):
     head: Groups = parameter(1024, "Number of feature maps of the two layers before the logits.")
 
 
-class GatedPixelCNN(SystemBlock):
+class GatedPixelCNNModel(SystemBlock):
     """Gated PixelCNN (van den Oord et al. 2016b): a vertical and a horizontal stack with gates."""
 
     channels: Groups = parameter(128, "Number of feature maps of either stack.", open="The paper gives no size for CIFAR-10.")
@@ -187,13 +187,13 @@ class GatedPixelCNN(SystemBlock):
     head: Groups = parameter(1024, "Number of feature maps of the layer before the logits.", open="The paper gives no size for CIFAR-10.")
 
     @model_validator(mode="after")
-    def _odd(self) -> GatedPixelCNN:
+    def _odd(self) -> GatedPixelCNNModel:
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel}; accepted: an odd number, since the kernel has a middle column")
         return self
 
 
-class PixelRNN(SystemBlock):
+class PixelRNNModel(SystemBlock):
     """PixelRNN (van den Oord et al. 2016a): diagonal bidirectional LSTM layers and a softmax over 256 values."""
 
     channels: Groups = parameter(128, "Number of feature maps h of an LSTM; 2h between the layers.")
@@ -201,7 +201,7 @@ class PixelRNN(SystemBlock):
     head: Groups = parameter(1024, "Number of feature maps of the two layers before the logits.")
 
 
-class AuxPixelCNN(SystemBlock):
+class AuxPixelCNNModel(SystemBlock):
     """Auxiliary PixelCNN (Kolesnikov & Lampert 2017): a grey image first, then the colours, by two networks like model.pixelcnn_pp."""
 
     levels: Annotated[int, Field(ge=1, le=256)] = parameter(16, "Number of levels of the grey image, a divisor of 256.")
@@ -221,13 +221,13 @@ class AuxPixelCNN(SystemBlock):
         return like.model_copy(update={"filters": self.grey_filters}), colour
 
     @model_validator(mode="after")
-    def _whole_levels(self) -> AuxPixelCNN:
+    def _whole_levels(self) -> AuxPixelCNNModel:
         if 256 % self.levels:
             raise ValueError(f"levels {self.levels} does not divide 256; accepted: 1, 2, 4, 8, 16, 32, 64, 128, 256")
         return self
 
 
-class LossyVAE(SystemBlock):
+class LossyVAEModel(SystemBlock):
     """Variational lossy autoencoder (Chen et al. 2017): an autoregressive prior, and a decoder that sees a small window."""
 
     channels: list[Channels] = parameter(
@@ -245,6 +245,6 @@ class LossyVAE(SystemBlock):
     decoder: WindowDecoder = block(WindowDecoder, "The decoder.")
 
     @model_validator(mode="after")
-    def _groups(self) -> LossyVAE:
+    def _groups(self) -> LossyVAEModel:
         check_groups("flow_channels", self.flow_channels, "latent", self.latent)
         return self

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from agave import config
-from agave.config_networks import ConvDRAW
+from agave.config_networks import ConvDRAWModel
 from agave.evaluation.importance import iwae_bounds
 from agave.likelihoods import bits_per_dim
-from agave.models.conv_draw import LEAST_PIXEL_DEVIATION, LEVELS_PER_UNIT, ConvolutionalDRAW, Gaussian, gaussian_log_density
+from agave.models.conv_draw import LEAST_PIXEL_DEVIATION, LEVELS_PER_UNIT, ConvolutionalDRAW, gaussian_log_density
+from agave.models.gaussian import Gaussian
 from agave.random_numbers import KeyedNumbers, StepNumbers
 
 
@@ -25,7 +26,7 @@ def images(count, size=8, seed=1):
 
 def network(size=8, **sizes):
     torch.manual_seed(0)
-    model = ConvolutionalDRAW(ConvDRAW(**({"hidden": 6, "latent": 2, "steps": 3, "kernel": 3} | sizes)), size).double()
+    model = ConvolutionalDRAW(ConvDRAWModel(**({"hidden": 6, "latent": 2, "steps": 3, "kernel": 3} | sizes)), size).double()
     model.likelihood_dtype = torch.float64
     model.initialise(images(16, size))
     return model.eval()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from agave.config_networks import LossyVAE as Sizes
+from agave.config_networks import LossyVAEModel as Sizes
 from agave.models.lossy_vae import AutoregressivePrior, LossyVAE
 from agave.random_numbers import StepNumbers
 

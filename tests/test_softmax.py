@@ -11,25 +11,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agave import config
 from agave.config import Sample
-from agave.config_networks import GatedPixelCNN
+from agave.config_networks import GatedPixelCNNModel
 from agave.grid import Cell
 from agave.likelihoods import sample_softmax, softmax_log_prob
 from agave.models import make_model
 from agave.models.causal_conv import CausalConv2d, causal_mask
 from agave.models.diagonal_lstm import DiagonalBiLSTM, diagonals, lstm
-from agave.models.gated_pixelcnn import GatedPixelCNNSystem
+from agave.models.gated_pixelcnn import GatedPixelCNN
 from agave.models.interface import scale_to_unit
 from agave.models.layers import folded
-from agave.models.masked_pixelcnn import MaskedPixelCNNSystem
-from agave.models.pixelrnn import PixelRNNSystem
+from agave.models.masked_pixelcnn import MaskedPixelCNN
+from agave.models.pixelrnn import PixelRNN
 from agave.planning import network_costs
 from agave.planning.summary import _saved_bytes
 from agave.random_numbers import PIXELS_GIVEN_PRIOR, KeyedNumbers
 
 SYSTEMS = {
-    "masked_pixelcnn": lambda size: MaskedPixelCNNSystem(size, 6, 3, 12),
-    "gated_pixelcnn": lambda size: GatedPixelCNNSystem(size, 6, 4, 3, 12),
-    "pixelrnn": lambda size: PixelRNNSystem(size, 6, 2, 12),
+    "masked_pixelcnn": lambda size: MaskedPixelCNN(size, 6, 3, 12),
+    "gated_pixelcnn": lambda size: GatedPixelCNN(size, 6, 4, 3, 12),
+    "pixelrnn": lambda size: PixelRNN(size, 6, 2, 12),
 }
 every_system = pytest.mark.parametrize("system", SYSTEMS)
 
@@ -415,4 +415,4 @@ def test_memory_is_estimated_well_enough_to_plan_with(root, system, sizes):
 
 def test_an_even_kernel_is_refused():
     with pytest.raises(ValueError, match="kernel 4; accepted: an odd number"):
-        GatedPixelCNN(kernel=4)
+        GatedPixelCNNModel(kernel=4)

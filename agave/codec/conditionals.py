@@ -17,7 +17,8 @@ from agave.models.agave import AGAVE
 from agave.models.interface import LikelihoodModel, scale_to_unit
 from agave.models.pixelcnn_pp import PixelCNNpp
 from agave.models.pixelcnn_pp_alone import PixelCNNppAlone
-from agave.models.vae_iaf import VAEIAF, VAEIAFAlone
+from agave.models.vae_iaf import VAEIAF
+from agave.models.vae_iaf_alone import VAEIAFAlone
 from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 
 _IMAGES_AT_ONCE = 8  # in a forward pass

@@ -45,7 +45,7 @@ REGISTRY = {
         "agave.models.agave:AGAVE", "elbo", "The VAE and a PixelCNN++ conditioned on it, trained together (Lucas & Verbeek 2017)."
     ),
     "vae_iaf": Registration(
-        "agave.models.vae_iaf:VAEIAFAlone",
+        "agave.models.vae_iaf_alone:VAEIAFAlone",
         "elbo",
         "The ResNet VAE with inverse autoregressive flow alone (Kingma et al. 2016).",
         ("vae", "likelihood"),
@@ -54,20 +54,20 @@ REGISTRY = {
         "agave.models.pixelcnn_pp_alone:PixelCNNppAlone", "exact", "PixelCNN++ alone (Salimans et al. 2017).", ("pixelcnn_pp",)
     ),
     "masked_pixelcnn": Registration(
-        "agave.models.masked_pixelcnn:MaskedPixelCNNSystem",
+        "agave.models.masked_pixelcnn:MaskedPixelCNN",
         "exact",
         "PixelCNN: masked convolutions and a softmax over 256 values (van den Oord et al. 2016a).",
         (),
     ),
     "gated_pixelcnn": Registration(
-        "agave.models.gated_pixelcnn:GatedPixelCNNSystem",
+        "agave.models.gated_pixelcnn:GatedPixelCNN",
         "exact",
         "Gated PixelCNN: a vertical and a horizontal stack with gates (van den Oord et al. 2016b).",
         (),
         architecture="sizes ours",
     ),
     "pixelrnn": Registration(
-        "agave.models.pixelrnn:PixelRNNSystem",
+        "agave.models.pixelrnn:PixelRNN",
         "exact",
         "PixelRNN: diagonal bidirectional LSTM layers (van den Oord et al. 2016a).",
         (),

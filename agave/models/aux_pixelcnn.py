@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agave.auxiliary_image import quantize
 from agave.config import Model, Sample
-from agave.config_networks import AuxPixelCNN, SystemBlock
+from agave.config_networks import AuxPixelCNNModel, SystemBlock
 from agave.likelihoods import mixture_log_prob
 from agave.models.interface import LikelihoodModel, Noise, Terms, scale_to_unit
 from agave.models.pixelcnn_pp import PixelCNNpp
@@ -73,7 +73,7 @@ class AuxiliaryPixelCNN(LikelihoodModel):
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
     ) -> AuxiliaryPixelCNN:
         """Make an untrained model; its grey image has the size of x and the levels of its own block."""
-        assert isinstance(sizes, AuxPixelCNN)
+        assert isinstance(sizes, AuxPixelCNNModel)
         # PAPER: The likelihood of the grey image is not known to us. Ours is a softmax over its levels, which sums to one.
         of_grey, of_colours = sizes.networks(options.pixelcnn_pp)
         grey = PixelCNNpp.from_options(of_grey, outputs=sizes.levels)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from agave.config import Model, Sample
-from agave.config_networks import ConvDRAW, SystemBlock
+from agave.config_networks import ConvDRAWModel, SystemBlock
+from agave.models.gaussian import Gaussian
 from agave.models.interface import LikelihoodModel, Noise, Terms, scale_to_unit
 from agave.models.layers import Checkpointed, WeightNormConv2d, at_least_float32, data_dependent_initialisation, full_precision
 from agave.models.vae_iaf import as_image
@@ -32,23 +33,6 @@ LOG_DEVIATION_LIMIT = 7.0
 def gaussian_log_density(value: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
     """Return log N(value; mean, exp(log_deviation)^2), nats, of tensors that broadcast."""
     return -0.5 * ((value - mean) * torch.exp(-log_deviation)).square() - log_deviation - 0.5 * math.log(2 * math.pi)
-
-
-class Gaussian(NamedTuple):
-    """Independent Gaussians: means and log-deviations of one shape."""
-
-    mean: Tensor
-    log_deviation: Tensor
-
-    def draw(self, noise: Tensor) -> Tensor:
-        """Return mean + deviation * noise."""
-        return self.mean + torch.exp(self.log_deviation) * noise
-
-    def kl(self, prior: Gaussian) -> Tensor:
-        """Return the KL from the prior of each variable, nats, in the closed form."""
-        log_ratio = self.log_deviation - prior.log_deviation
-        distance = (self.mean - prior.mean) * torch.exp(-prior.log_deviation)
-        return 0.5 * (torch.exp(2 * log_ratio) + distance.square() - 1) - log_ratio
 
 
 class GaussianConv(nn.Module):
@@ -167,7 +151,7 @@ class ConvolutionalDRAW(LikelihoodModel):
     system = "conv_draw"
     bound = "elbo"
 
-    def __init__(self, sizes: ConvDRAW, image_size: int) -> None:
+    def __init__(self, sizes: ConvDRAWModel, image_size: int) -> None:
         super().__init__(image_size)
         self.steps, self.latent = sizes.steps, sizes.latent
         self.step = DrawingStep(sizes.hidden, sizes.latent, sizes.kernel)
@@ -179,7 +163,7 @@ class ConvolutionalDRAW(LikelihoodModel):
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
     ) -> ConvolutionalDRAW:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, ConvDRAW)
+        assert isinstance(sizes, ConvDRAWModel)
         return cls(sizes, image_size)
 
     def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:

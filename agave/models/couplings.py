@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from agave.models.layers import Checkpointed, DataDependent, WeightNormConv2d, at_least_float32, full_precision, nin
 
 
-class ResidualBlock(nn.Module):
+class CouplingBlock(nn.Module):
     """Two convolutions, each after a rectifier, that add to their input."""
 
     def __init__(self, channels: int) -> None:
@@ -41,7 +41,7 @@ class ResidualNetwork(nn.Module):
     def __init__(self, inputs: int, channels: int, blocks: int, outputs: int) -> None:
         super().__init__()
         self.stem = _conv3x3(inputs, channels)
-        self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(blocks))
+        self.blocks = nn.ModuleList(CouplingBlock(channels) for _ in range(blocks))
         self.skips = nn.ModuleList(nin(channels, channels) for _ in range(blocks + 1))
         self.out = nin(channels, outputs, init_scale=0.1)  # couplings start near the identity
 

@@ -57,7 +57,7 @@ def gated(a: Tensor) -> Tensor:
     return torch.tanh(value) * torch.sigmoid(gate)
 
 
-class GatedPixelCNNSystem(SoftmaxModel):
+class GatedPixelCNN(SoftmaxModel):
     """Gated PixelCNN without conditioning.
 
     Args:
@@ -83,9 +83,9 @@ class GatedPixelCNNSystem(SoftmaxModel):
     @classmethod
     def from_options(
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
-    ) -> GatedPixelCNNSystem:
+    ) -> GatedPixelCNN:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, config_networks.GatedPixelCNN)
+        assert isinstance(sizes, config_networks.GatedPixelCNNModel)
         return cls(image_size, sizes.channels, sizes.layers, sizes.kernel, sizes.head)
 
     def features(self, x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class GatedPixelCNNSystem(SoftmaxModel):
 class _Rows:
     """The network for drawing: the vertical stack runs once a row, a pass needs only the horizontal one."""
 
-    def __init__(self, model: GatedPixelCNNSystem, x: Tensor) -> None:
+    def __init__(self, model: GatedPixelCNN, x: Tensor) -> None:
         self.model, self.x, self.row = model, x, x
         self.links: list[Tensor] = []
 

@@ -85,7 +85,7 @@ class LossyVAE(WindowDecodedModel):
     # PAPER: The bound of 2.95 is that of the DenseNet variant, whose growth rate the paper does not give. This is the ResNet variant, 3.04.
     system = "lossy_vae"
 
-    def __init__(self, sizes: config_networks.LossyVAE, image_size: int) -> None:
+    def __init__(self, sizes: config_networks.LossyVAEModel, image_size: int) -> None:
         wide, deep = sizes.channels
         super().__init__(image_size, 4, WindowPixelCNN.from_options(sizes.decoder, wide))
         self.latent, self.free_bits = sizes.latent, sizes.free_bits
@@ -114,7 +114,7 @@ class LossyVAE(WindowDecodedModel):
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
     ) -> LossyVAE:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, config_networks.LossyVAE)
+        assert isinstance(sizes, config_networks.LossyVAEModel)
         return cls(sizes, image_size)
 
     def encode(self, x_uint8: Tensor) -> tuple[Tensor, Tensor]:

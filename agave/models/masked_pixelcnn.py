@@ -36,7 +36,7 @@ class MaskedBlock(Checkpointed):
         return self.wide(F.relu(self.conv(F.relu(self.narrow(F.relu(t))))))  # type: ignore[no-any-return]
 
 
-class MaskedPixelCNNSystem(SoftmaxModel):
+class MaskedPixelCNN(SoftmaxModel):
     """PixelCNN. It does not see a wedge of pixels to the upper right: the blind spot of masked 3x3 convolutions.
 
     Args:
@@ -59,9 +59,9 @@ class MaskedPixelCNNSystem(SoftmaxModel):
     @classmethod
     def from_options(
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
-    ) -> MaskedPixelCNNSystem:
+    ) -> MaskedPixelCNN:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, config_networks.MaskedPixelCNN)
+        assert isinstance(sizes, config_networks.MaskedPixelCNNModel)
         return cls(image_size, sizes.channels, sizes.blocks, sizes.head)
 
     def features(self, x: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class MaskedPixelCNNSystem(SoftmaxModel):
 class _Windows:
     """The network for drawing: a pass computes only the window that the pixel can depend on, and the head only at the pixel."""
 
-    def __init__(self, model: MaskedPixelCNNSystem, x: Tensor) -> None:
+    def __init__(self, model: MaskedPixelCNN, x: Tensor) -> None:
         self.model, self.x, self.row = model, x, 0
 
     def start_row(self, row: int) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from agave import config_networks
 from agave.config import Model
 from agave.config_networks import SystemBlock
+from agave.models.gaussian import Gaussian
 from agave.models.interface import scale_to_unit
-from agave.models.layers import Checkpointed, WeightNormConv2d, at_least_float32, data_dependent_initialisation, nin
+from agave.models.layers import Checkpointed, WeightNormConv2d, data_dependent_initialisation, nin
 from agave.models.ops import elu
 from agave.models.residual import RESIDUAL_SCALE, PreActivatedConv2d, ResidualBlock, conv3x3, doubling, halving
 from agave.models.window_decoded import WindowDecodedModel
@@ -20,34 +21,7 @@ from agave.models.window_pixelcnn import WindowPixelCNN
 from agave.random_numbers import RandomNumbers
 
 
-class Gaussian(NamedTuple):
-    """Mean and log-deviation of independent values, (B, ...) each."""
-
-    mean: Tensor
-    log_deviation: Tensor
-
-    @classmethod
-    def from_outputs(cls, outputs: Tensor) -> Gaussian:
-        """Make it from the outputs of a layer, (B, 2 C, ...)."""
-        return cls(*at_least_float32(outputs).chunk(2, dim=1))
-
-    def draw(self, noise: Tensor) -> Tensor:
-        """Return mean + deviation * noise."""
-        return self.mean + torch.exp(self.log_deviation) * noise
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Return log N(z) without its constant, nats summed per image: (B,)."""
-        standardized = (z - self.mean) * torch.exp(-self.log_deviation)
-        return (-self.log_deviation - 0.5 * standardized.square()).flatten(1).sum(1)
-
-    def kl_from(self, prior: Gaussian) -> Tensor:
-        """Return the KL divergence of this distribution from the prior, nats summed per image: (B,)."""
-        log_ratio = self.log_deviation - prior.log_deviation
-        distance = (self.mean - prior.mean) * torch.exp(-prior.log_deviation)
-        return (0.5 * (torch.exp(2 * log_ratio) + distance.square() - 1) - log_ratio).flatten(1).sum(1)
-
-
-class Encoding(NamedTuple):
+class BottomUpStates(NamedTuple):
     """The result of the bottom-up pass: its state before every module, lowest first, and its last state; (B, channels, h, w) each."""
 
     before: list[Tensor]
@@ -89,7 +63,7 @@ class LatentModule(Checkpointed):
         m = m + RESIDUAL_SCALE * self.merge(torch.cat((t, b, m), dim=1))
         prior, posterior = Gaussian.from_outputs(self.prior(t)), Gaussian.from_outputs(self.posterior(m))
         z = posterior.draw(noise)
-        return self._next(t, z), self.finer_merged(m), posterior.log_prob(z) - prior.log_prob(z), posterior.kl_from(prior)
+        return self._next(t, z), self.finer_merged(m), posterior.log_prob(z) - prior.log_prob(z), posterior.kl(prior).flatten(1).sum(1)
 
     def generate(self, t: Tensor, noise: Tensor) -> Tensor:
         """Return the next t, with z from the prior; the arguments are those of `infer`."""
@@ -115,7 +89,7 @@ class MatNet(WindowDecodedModel):
     # with a window of 7x4 pixels, as in the variational lossy autoencoder.
     system = "matnet"
 
-    def __init__(self, sizes: config_networks.MatNet, image_size: int) -> None:
+    def __init__(self, sizes: config_networks.MatNetModel, image_size: int) -> None:
         finest, coarsest = sizes.channels[0], sizes.channels[-1]
         super().__init__(image_size, sizes.divisor, WindowPixelCNN.from_options(sizes.decoder, finest))
         self.latent, self.top = sizes.latent, sizes.top
@@ -141,7 +115,7 @@ class MatNet(WindowDecodedModel):
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
     ) -> MatNet:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, config_networks.MatNet)
+        assert isinstance(sizes, config_networks.MatNetModel)
         return cls(sizes, image_size)
 
     @torch.no_grad()
@@ -150,27 +124,27 @@ class MatNet(WindowDecodedModel):
         with data_dependent_initialisation(*(part for name, part in self.named_children() if name != "begin")):
             self(x_uint8)
 
-    def encode(self, x_uint8: Tensor) -> Encoding:
+    def encode(self, x_uint8: Tensor) -> BottomUpStates:
         """Run the bottom-up pass."""
         b, before = self.stem(scale_to_unit(x_uint8, self.decoder.out.gain.dtype)), []
         for module in self.stack:
             before.append(module.coarser(b))  # type: ignore[operator]
             b = module.bottom_up(before[-1])  # type: ignore[operator]
-        return Encoding(before, b)
+        return BottomUpStates(before, b)
 
     def latent_noise(self, batch: int, numbers: RandomNumbers) -> list[Tensor]:
         """Return standard normal noise: (B, top, 1, 1), then (B, latent, h, w) for each module in the order of generation."""
         shapes = [(batch, self.top, 1, 1)] + [(batch, self.latent, grid, grid) for grid in reversed(self.grids)]
         return [numbers.normal(index, shape, self.decoder.out.gain) for index, shape in enumerate(shapes)]
 
-    def infer(self, encoding: Encoding, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def infer(self, encoding: BottomUpStates, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return phi(z) with z from the posterior, (B, C, H, W), its sampled KL (B,), and the analytic KL summed over the batch."""
         of_top, *of_modules = noise
         m = encoding.last
         posterior = Gaussian.from_outputs(self.top_posterior(m))
         prior = Gaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.mean))
         z = posterior.draw(of_top)
-        t, kl, analytic = self._begin(z), posterior.log_prob(z) - prior.log_prob(z), posterior.kl_from(prior)
+        t, kl, analytic = self._begin(z), posterior.log_prob(z) - prior.log_prob(z), posterior.kl(prior).flatten(1).sum(1)
         for module, b, one in zip(reversed(self.stack), reversed(encoding.before), of_modules, strict=True):
             t, m, sampled, exact = module.again(module.infer, t, m, b, one)  # type: ignore[operator]
             kl, analytic = kl + sampled, analytic + exact

@@ -14,7 +14,7 @@ from agave.models.softmax import SoftmaxHead, SoftmaxModel, window
 from agave.sampling.sub_pixels import PixelNetwork
 
 
-class PixelRNNSystem(SoftmaxModel):
+class PixelRNN(SoftmaxModel):
     """PixelRNN with diagonal bidirectional LSTM layers: every pixel depends on all pixels before it.
 
     Args:
@@ -37,9 +37,9 @@ class PixelRNNSystem(SoftmaxModel):
     @classmethod
     def from_options(
         cls, options: Model, image_size: int, *, resolution: int | None = None, levels: int = 256, sizes: SystemBlock | None = None
-    ) -> PixelRNNSystem:
+    ) -> PixelRNN:
         """Make an untrained model; it has no auxiliary image."""
-        assert isinstance(sizes, config_networks.PixelRNN)
+        assert isinstance(sizes, config_networks.PixelRNNModel)
         return cls(image_size, sizes.channels, sizes.layers, sizes.head)
 
     def features(self, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class PixelRNNSystem(SoftmaxModel):
 class _KeptStates:
     """The network for drawing: it keeps the states of the row above, and of the pixel to the left, and computes a pixel at a time."""
 
-    def __init__(self, model: PixelRNNSystem, x: Tensor) -> None:
+    def __init__(self, model: PixelRNN, x: Tensor) -> None:
         self.model, self.x, self.row, self.column = model, x, 0, 0
         self.layers: list[DiagonalBiLSTM] = list(model.layers)  # type: ignore[arg-type]
         batch, _, _, width = x.shape
