@@ -103,7 +103,7 @@ class DrawingStep(Checkpointed):
         self.posterior = GaussianConv(hidden, latent, kernel, init_scale=0.3)
         self.prior = GaussianConv(hidden, latent, kernel, init_scale=0.1)
         self.decoder = ConvLSTM(6, latent, hidden, kernel)
-        # much smaller than that of the posterior: else the noise of z costs so much at first that the decoder stops to listen
+        # much smaller than that of the posterior: else the noise of z costs so much at first that the decoder learns to ignore z
         self.write = GaussianConv(hidden, 4 * 3, kernel, init_scale=0.03)
 
     def forward(
@@ -118,11 +118,6 @@ class DrawingStep(Checkpointed):
             decoder: state of the decoder's LSTM.
             noise: (B, latent, H / 2, W / 2), standard normal.
         """
-        return self.again(self._forward, x, canvas, encoder, decoder, noise)
-
-    def _forward(
-        self, x: Tensor | None, canvas: Tensor, encoder: LSTMState, decoder: LSTMState, noise: Tensor
-    ) -> tuple[Tensor, LSTMState, LSTMState, Tensor]:
         prior = self.prior(decoder.h)
         if x is None:
             z, kl = prior.draw(noise), torch.zeros_like(noise)
@@ -197,7 +192,7 @@ class ConvolutionalDRAW(LikelihoodModel):
         canvas = self.first_canvas.view(1, 6, 1, 1).repeat(batch, 1, size, size)
         kl = []
         for one in noise:
-            canvas, encoder, decoder, kl_of_step = self.step(x, canvas, encoder, decoder, one)
+            canvas, encoder, decoder, kl_of_step = self.step.again(self.step, x, canvas, encoder, decoder, one)
             kl.append(kl_of_step.sum((1, 2, 3)))
         mean, log_deviation = self._for_likelihood(canvas).chunk(2, dim=1)
         log_deviation = (log_deviation + math.log(LEVELS_PER_UNIT)).clamp(min=math.log(LEAST_PIXEL_DEVIATION))
