@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_costs import check_counts, meta_model
+from test_costs import Peak, check_counts, meta_model
 from test_costs import images as meta_images
 
 from agave import config
@@ -81,6 +81,18 @@ def test_memory_of_a_training_step_within_a_quarter(document, system):
         model = meta_model(params, Cell(system))
         measured = _saved_bytes(model, meta_images(32, 2)) - _saved_bytes(model, meta_images(32, 1))
         assert network_costs.kept_bytes(params, Cell(system)) == pytest.approx(measured, rel=0.25)
+
+
+def test_memory_of_an_evaluation_within_a_factor_of_two(document, system):
+    for params in (parameters(document, DEMO, 32), config.resolve(document, "paper")):
+        model = meta_model(params, Cell(system)).eval()
+        model.likelihood_dtype = torch.float64
+        peaks = []
+        for batch in (1, 2):
+            with torch.no_grad(), Peak() as watched:
+                model(meta_images(32, batch))
+            peaks.append(watched.most)
+        assert 0.5 < network_costs.working_bytes(params, Cell(system)) / (peaks[1] - peaks[0]) < 2
 
 
 def test_bits_per_dim_after_initialisation_and_the_loss_falls(document, system):

@@ -69,17 +69,28 @@ class GatedBlock(Checkpointed):
         stream_channels: channels of the feature; 0: none.
         dropout: probability of dropping an activation between the convolutions.
         conv2: the second convolution, where it is of another kind than the first; None: `conv`.
+        injection_scale: initial standard deviation of what the feature adds.
 
     Source: Salimans et al. (2017), section 2.4; conditioning in the place of the class vector.
     """
 
-    def __init__(self, conv: Any, filters: int, skip_channels: int, stream_channels: int, dropout: float = 0.0, conv2: Any = None) -> None:
+    def __init__(
+        self,
+        conv: Any,
+        filters: int,
+        skip_channels: int,
+        stream_channels: int,
+        dropout: float = 0.0,
+        *,
+        conv2: Any = None,
+        injection_scale: float = INJECTION_SCALE,
+    ) -> None:
         super().__init__()
         self.conv1: WeightNormConv2d = conv(2 * filters, filters)
         self.skip = SkipConv(2 * skip_channels, filters, (1, 1)) if skip_channels else None
         self.conv2: WeightNormConv2d = (conv2 or conv)(2 * filters, 2 * filters, init_scale=0.1)
         # PAPER: The paper does not say how the feature stream enters a layer. Here it is added before the gate of every block.
-        self.inject = nin(stream_channels, 2 * filters, init_scale=INJECTION_SCALE) if stream_channels else None
+        self.inject = nin(stream_channels, 2 * filters, init_scale=injection_scale) if stream_channels else None
         self.dropout = dropout
 
     def forward(self, t: Stream, skips: tuple[Activation, ...] = (), phi: Tensor | None = None, keep: Tensor | None = None) -> Stream:

@@ -20,6 +20,10 @@ ROWS_ABOVE, COLUMNS_ASIDE = 4, 3
 LAYERS = 2  # gated blocks of a stream; each, like the first convolutions, widens the window by one column to either side
 
 
+INJECTION_SCALE = 0.5
+"""Initial standard deviation of what the features add in a gated block: not small, since they are there from the first step."""
+
+
 class WindowPixelCNN(nn.Module):
     """PixelCNN++ with a window of 7x4 pixels above a pixel and three to the left of it: p(x | phi) = prod_i p(x_i | x_window(i), phi).
 
@@ -39,13 +43,14 @@ class WindowPixelCNN(nn.Module):
         super().__init__()
         self.mixtures = mixtures
         along_row = partial(down_right_conv, kernel=(1, 2))
+        block = partial(GatedBlock, conv2=nin, injection_scale=INJECTION_SCALE)
 
         def streams(earlier: int) -> nn.ModuleDict:
             first = {"u": down_conv(4, filters), "ul_above": down_conv(4, filters, (1, 3)), "ul_left": down_right_conv(4, filters, (2, 1))}
             # PAPER: The paper gives the windows, not the layers. With one spatial convolution a block (2x3 above, 1x2 along the row), an
             # initial layer and two blocks have the window 7x4, three pixels to the left. Both convolutions of PixelCNN++'s block see more.
-            u = [GatedBlock(down_conv, filters, earlier * filters, feature_channels, conv2=nin) for _ in range(LAYERS)]
-            ul = [GatedBlock(along_row, filters, (1 + earlier) * filters, feature_channels, conv2=nin) for _ in range(LAYERS)]
+            u = [block(down_conv, filters, earlier * filters, feature_channels) for _ in range(LAYERS)]
+            ul = [block(along_row, filters, (1 + earlier) * filters, feature_channels) for _ in range(LAYERS)]
             return nn.ModuleDict({"first": nn.ModuleDict(first), "u": nn.ModuleList(u), "ul": nn.ModuleList(ul)})
 
         self.sets = nn.ModuleList(streams(earlier) for earlier in range(sets))
