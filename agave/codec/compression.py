@@ -15,6 +15,7 @@ import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +24,10 @@ from torch import Tensor
 
 from agave.codec import tiles
 from agave.codec.conditionals import SYSTEMS_WITH_CODER, parts_of
-from agave.codec.container import MODEL_BYTES, Coding, Group, Header, read_container, write_container
+from agave.codec.container import MODEL_BYTES, Coding, Group, Header, makes_no_sense, read_container, write_container
 from agave.codec.entropy import LOWEST, Exhausted, Floats, Stack
 from agave.codec.groups import GroupCoder
-from agave.codec.latents import LatentCoder
+from agave.codec.latents import LatentCoder, NotFinite
 from agave.data.arrays import ImageArray
 from agave.errors import UserError
 from agave.files import sha256
@@ -88,7 +89,7 @@ class Codec:
     @torch.inference_mode()
     def compress(
         self,
-        images: ImageArray,
+        images: NDArray[Any],
         *,
         group: int = 64,
         bits: int | None = None,
@@ -149,6 +150,8 @@ class Codec:
                 "accepted: the model that it was made with"
             )
         found, first, size = [], 0, self.model.image_size
+        if not header.fits(size, 0 if self._vae is None else len(self._vae.layers)):
+            raise makes_no_sense(name)
         try:
             with folded(self.model), _progress(sum(group.size for group in header.groups) * size, label) as progress:
                 coded = np.array([_from_set(maps, self._vae.latent) for maps in header.left_out]) if self._vae is not None else None
@@ -157,7 +160,7 @@ class Codec:
                     part = range(first, first + group.size)
                     found.append(coder.pop(stack, group, part, (size, size), partial(progress.update, group.size)))
                     first += group.size
-        except Exhausted:
+        except (Exhausted, NotFinite):
             raise _other_arithmetic(name) from None
         images = tiles.join(np.concatenate(found).transpose(0, 2, 3, 1), header.height, header.width)
         if stack != Stack(state=LOWEST + zlib.crc32(images.tobytes())):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from agave.sampling.cached_pixelcnn_pp import CachedPixelCNNpp
 _IMAGES_AT_ONCE = 8  # in a forward pass
 
 
+@runtime_checkable
 class Conditional(Protocol):
     """A distribution of pixels, given f(z) where there are latent variables."""
 

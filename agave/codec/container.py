@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import groupby
 
@@ -31,9 +31,12 @@ from agave.errors import UserError
 MAGIC = b"\x89AGV"
 VERSION = 1
 MODEL_BYTES = 6
+MOST_BITS = 16
+"""Largest logarithm of the number of bins."""
+
 _FIXED = struct.Struct("<4sB6s")
 _END = struct.Struct("<QI")
-_MOST_BITS = 7000  # of an integer of a header
+_LONGEST = 7000  # bits of an integer of a header
 
 
 class Coding(IntEnum):
@@ -75,7 +78,12 @@ class Header:
     width: int
     groups: tuple[Group, ...]
     bits: int = 0
-    left_out: tuple[int, ...] = field(default=())
+    left_out: tuple[int, ...] = ()
+
+    def fits(self, tile: int, layers: int) -> bool:
+        """Return whether the groups hold as many tiles as the images have, and the latent variables as many layers as the model."""
+        tiles = self.images * -(-self.height // tile) * -(-self.width // tile)
+        return 0 < tiles == sum(group.size for group in self.groups) and len(self.left_out) == layers and self.bits <= MOST_BITS
 
 
 def write_container(header: Header, stack: Stack) -> bytes:
@@ -119,8 +127,16 @@ def read_container(data: bytes, name: str) -> tuple[Header, Stack]:
     sizes, places = [size for count, size in runs for _ in range(count)], dict(shifts)
     groups = tuple(Group(size // len(Coding), Coding(size % len(Coding)), places.get(index, 0)) for index, size in enumerate(sizes))
     state, _ = _END.unpack(data[-_END.size :])
-    stack = Stack(np.frombuffer(data[integers.place : -_END.size], "<u2").tolist(), state)
+    body = data[integers.place : -_END.size]
+    if len(body) % 2:
+        raise makes_no_sense(name)
+    stack = Stack(np.frombuffer(body, "<u2").tolist(), state)
     return Header(kind & 15, model, images, height, width, groups, bits, left_out), stack
+
+
+def makes_no_sense(name: str) -> UserError:
+    """Return the error for a file whose checksum fits, but which no writer of this format has made."""
+    return UserError(f"{name}: its header makes no sense; accepted: a file that `agave compress` has written")
 
 
 class _Integers:
@@ -133,17 +149,17 @@ class _Integers:
         """Return the next integer.
 
         Raises:
-            UserError: it is not there, although the checksum fits: no writer of this format has made the file.
+            UserError: it is not there.
         """
         value = shift = 0
-        while self.place < len(self.data) - _END.size and shift < _MOST_BITS:
+        while self.place < len(self.data) - _END.size and shift < _LONGEST:
             byte = self.data[self.place]
             self.place += 1
             value |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
                 return value
-        raise UserError(f"{self.name}: its header makes no sense; accepted: a file that `agave compress` has written")
+        raise makes_no_sense(self.name)
 
 
 def _varint(value: int) -> bytes:

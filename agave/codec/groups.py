@@ -14,7 +14,7 @@ from torch import Tensor
 from agave.codec.conditionals import Conditional
 from agave.codec.container import Coding, Group
 from agave.codec.entropy import OFFSETS, Exhausted, Floats, Stack, distance_to_boundary
-from agave.codec.latents import LatentCoder, Received
+from agave.codec.latents import LatentCoder, NotFinite, Received
 from agave.codec.pixels import code_lengths, pixel_intervals, pop_pixels, push_pixels
 from agave.errors import UserError
 
@@ -62,8 +62,8 @@ class GroupCoder:
             images = range(len(x_uint8) - size, len(x_uint8))
             try:
                 found = self._push(stack, x_uint8[images.start :], images, Coding.MODEL)
-            except Exhausted:  # these images need more bits than others
-                size -= 1
+            except (Exhausted, NotFinite):  # an image needs more bits than others, or its latent variables cannot be coded
+                size //= 2
             else:
                 return found if found.lengths.sum() <= _plain_length(x_uint8) * size else self._push_plain(stack, x_uint8[images.start :])
         last, images = x_uint8[-1:], range(len(x_uint8) - 1, len(x_uint8))
@@ -85,7 +85,7 @@ class GroupCoder:
 
         Raises:
             Exhausted: the stack does not hold the images.
-            UserError: the model returns numbers that are not finite.
+            NotFinite: the flow overflows, which it did not for the sender.
         """
         height, width = shape
         if group.coding == Coding.PLAIN:

@@ -22,10 +22,13 @@ from torch import Tensor
 from agave.codec.bins import SLOT_BITS, Bins
 from agave.codec.entropy import Floats, Integers, Stack, distance_to_boundary, exp, round_to_grid
 from agave.codec.flow import CachedFlow, Place, by_pixel
-from agave.errors import UserError
 from agave.models.vae_iaf import VAEIAF, Encoding, StochasticLayer, TopDown
 
 _SHARED_KEY = 0x4147_5645  # of the bins that sender and receiver draw alike
+
+
+class NotFinite(Exception):  # noqa: N818
+    """The posterior of a latent variable is not a number, because the flow overflows."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class LatentCoder:
 
         Raises:
             Exhausted: the stack holds too few bits.
-            UserError: the network returns a value that is not a number.
+            NotFinite: the flow overflows.
         """
         h, encodings = self.vae.start(len(images)), self.vae.encode(x_uint8)
         bins, lengths, margin = [], np.zeros(len(images)), math.inf
@@ -140,7 +143,7 @@ class LatentCoder:
 
         Raises:
             Exhausted: the stack holds too few bits.
-            UserError: the network returns a value that is not a number.
+            NotFinite: the flow overflows.
         """
         encodings = self.vae.encode(x_uint8)
         for index in reversed(range(len(self._layers))):
@@ -191,13 +194,14 @@ class _Layer:
             z = elements.at(place, self._rounded(mean, -64.0, 64.0), exp(-self._rounded(log_deviation, -20.0, 8.0)), prior)
             return z * np.exp(flow_log_deviation) + flow_mean
 
-        self._flow.run(choose)
+        with np.errstate(over="ignore", invalid="ignore"):  # `_rounded` notices
+            self._flow.run(choose)
 
     def _rounded(self, values: Floats, least: float, most: float) -> Floats:
         values = np.minimum(np.maximum(values, least), most)
         margin = float(distance_to_boundary(values, self.offset).min())
         if math.isnan(margin):
-            raise UserError("the model returns a latent variable that is not a number; accepted: a trained model. Nothing was written")
+            raise NotFinite
         self.margin = min(self.margin, margin)
         return round_to_grid(values, self.offset)
 

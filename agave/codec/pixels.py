@@ -8,7 +8,7 @@ of the three probabilities is that of `agave.likelihoods.mixture_log_prob`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ _SMALLEST_EXPONENT, _LARGEST_EXPONENT = -100.0, 400.0
 _CHUNK = 4096  # pixels of which intervals are computed at once: their numbers fit into the cache of a CPU
 
 
+@runtime_checkable
 class Network(Protocol):
     """A network that computes the logits of one pixel after the other, as `agave.sampling.CachedPixelCNNpp` does."""
 
