@@ -109,7 +109,7 @@ class DrawingStep(Checkpointed):
     def forward(
         self, x: Tensor | None, canvas: Tensor, encoder: LSTMState, decoder: LSTMState, noise: Tensor
     ) -> tuple[Tensor, LSTMState, LSTMState, Tensor]:
-        """Return canvas, both states and the KL of every latent variable (B, latent, H / 2, W / 2) after this step.
+        """Return canvas, both states and the KL of this step: sampled, log q(z) - log p(z), and analytic, nats (2, B).
 
         Args:
             x: (B, 3, H, W) in [-1, 1]; None draws z from the prior, and the state of the encoder stays.
@@ -120,11 +120,12 @@ class DrawingStep(Checkpointed):
         """
         prior = self.prior(decoder.h)
         if x is None:
-            z, kl = prior.draw(noise), torch.zeros_like(noise)
+            z, kl = prior.draw(noise), noise.new_zeros(2, len(noise))
         else:
             encoder = self.encoder(torch.cat((x, x - canvas[:, :3]), dim=1), decoder.h, encoder)
             posterior = self.posterior(encoder.h)
-            z, kl = posterior.draw(noise), posterior.kl(prior)
+            z = posterior.draw(noise)
+            kl = torch.stack((posterior.log_prob(z) - prior.log_prob(z), posterior.kl(prior).flatten(1).sum(1)))
         decoder = self.decoder(canvas, z, decoder)
         with full_precision(canvas):
             added = torch.cat([F.pixel_shuffle(maps, 2) for maps in self.write(decoder.h)], dim=1)  # (B, 12, H / 2, W / 2) -> (B, 3, H, W)
@@ -184,7 +185,8 @@ class ConvolutionalDRAW(LikelihoodModel):
             noise: result of `latent_noise`; as many steps are made.
 
         Returns:
-            The Gaussian of every sub-pixel, (B, 3, H, W), in colour levels: the value v occupies [v, v + 1). The KL of each step, (B, T).
+            The Gaussian of every sub-pixel, (B, 3, H, W), in colour levels: the value v occupies [v, v + 1). The KL of each step,
+            sampled and analytic, nats (2, B, T).
         """
         batch, size = len(noise[0]), self.image_size
         states = self.first_states.view(4, 1, -1, 1, 1).repeat(1, batch, 1, size // 2, size // 2)
@@ -193,17 +195,17 @@ class ConvolutionalDRAW(LikelihoodModel):
         kl = []
         for one in noise:
             canvas, encoder, decoder, kl_of_step = self.step.again(self.step, x, canvas, encoder, decoder, one)
-            kl.append(kl_of_step.sum((1, 2, 3)))
+            kl.append(kl_of_step)
         mean, log_deviation = self._for_likelihood(canvas).chunk(2, dim=1)
         log_deviation = (log_deviation + math.log(LEVELS_PER_UNIT)).clamp(min=math.log(LEAST_PIXEL_DEVIATION))
-        return Gaussian(LEVELS_PER_UNIT * mean + 128, log_deviation), torch.stack(kl, dim=1)
+        return Gaussian(LEVELS_PER_UNIT * mean + 128, log_deviation), torch.stack(kl, dim=2)
 
     def terms(self, encoding: Tensor, x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
         """Return the KL, and the log-density of x plus noise in [0, 1): its mean over the noise is at most log p(x | z)."""
         pixels, kl_of_steps = self.draw(encoding, noise["latents"])
-        kl = kl_of_steps.sum(1)
+        sampled, analytic = kl_of_steps.sum(2)  # importance weights need the former; the latter has less noise
         value = x_uint8.to(pixels.mean.dtype) + noise["dequantisation"][0]
-        return Terms(kl, gaussian_log_density(value, *pixels).sum((1, 2, 3)), None, kl.sum())
+        return Terms(sampled, gaussian_log_density(value, *pixels).sum((1, 2, 3)), None, analytic.sum())
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:
