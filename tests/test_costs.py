@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agave import config
 from agave.grid import Cell
-from agave.models import make_model
+from agave.models import OF_THE_PAPER, REGISTRY, make_model
 from agave.planning import network_costs
 from agave.planning.summary import _saved_bytes, summarize
 
@@ -52,6 +52,13 @@ def check_counts(params, cell):
 def test_parameters_and_multiply_adds_are_exact(document, preset, kind, shrink):
     params = config.resolve(document, preset)
     check_counts(params, Cell(kind, resolution=params.prepare.image_size // shrink))
+
+
+@pytest.mark.parametrize("preset", ["paper", "tiny"])
+@pytest.mark.parametrize("system", [name for name in REGISTRY if name not in OF_THE_PAPER])
+def test_counts_of_the_further_systems_are_exact(document, preset, system):
+    params = config.resolve(document, preset)
+    check_counts(params, Cell(system, resolution=params.prepare.image_size))
 
 
 @pytest.mark.parametrize(
