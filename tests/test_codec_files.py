@@ -21,7 +21,7 @@ from agave import config
 from agave.cli import main
 from agave.codec import latents, tiles
 from agave.codec.compression import Codec
-from agave.codec.container import VERSION, Coding, Group, Header, read_container, write_container
+from agave.codec.container import VERSION, Coding, Header, ImageGroup, read_container, write_container
 from agave.codec.entropy import GRID, LOWEST, Exhausted, Stack, distance_to_boundary, round_to_grid
 from agave.codec.groups import GUARD, GroupCoder
 from agave.codec.pixels import pixel_intervals, push_pixels
@@ -204,7 +204,7 @@ def test_a_number_close_to_a_boundary_shifts_the_grid():
     assert pushed.group.offset > 0
     found = coder.pop(pushed.stack, pushed.group, range(2), (4, 4), lambda: None)
     assert (found == x.numpy()).all() and pushed.stack == Stack()
-    unguarded = Group(2, Coding.MODEL, 0)
+    unguarded = ImageGroup(2, Coding.MODEL, 0)
     assert distance_to_boundary(logits).min() < GUARD
     stack = Stack()
     push_pixels(stack, *pixel_intervals(logits, x.numpy(), 0))
@@ -213,7 +213,7 @@ def test_a_number_close_to_a_boundary_shifts_the_grid():
 
 
 def test_the_header_comes_back():
-    groups = (Group(1, Coding.MODEL), Group(1, Coding.MODEL, 7), Group(300, Coding.PLAIN), Group(2, Coding.PRIOR_MEAN))
+    groups = (ImageGroup(1, Coding.MODEL), ImageGroup(1, Coding.MODEL, 7), ImageGroup(300, Coding.PLAIN), ImageGroup(2, Coding.PRIOR_MEAN))
     header = Header(1, b"123456", 305, 7, 400, groups, 6, (0, 1 << 200, 5))
     stack = Stack([0, 65535, 3], LOWEST + 5)
     assert read_container(write_container(header, stack), "it") == (header, stack)

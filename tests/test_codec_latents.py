@@ -35,10 +35,10 @@ def test_the_flow_value_by_value_is_the_flow_at_once(latent, hidden):
         at_once = [by_pixel(one) for one in flow(z0, context)]
     asked, values = np.zeros(at_once[0].shape, int), by_pixel(z0)
 
-    def known(place, mean, log_deviation):
-        assert mean == pytest.approx(place.of(at_once[0]), abs=1e-12) and log_deviation == pytest.approx(place.of(at_once[1]), abs=1e-12)
-        place.set(asked, place.of(asked) + 1)
-        return place.of(values)
+    def known(front, mean, log_deviation):
+        assert mean == pytest.approx(front.of(at_once[0]), abs=1e-12) and log_deviation == pytest.approx(front.of(at_once[1]), abs=1e-12)
+        front.set(asked, front.of(asked) + 1)
+        return front.of(values)
 
     CachedFlow(flow, context).run(known)
     assert (asked == 1).all()
@@ -115,9 +115,9 @@ def test_z_has_the_moments_of_the_posterior():
     posterior, z = layer.posterior(own, vae.encode(x)[0]), by_pixel(coder._z(sent.bins[0], own))
     noise = []
 
-    def standardised(place, flow_mean, flow_log_deviation):
-        z0 = place.of(z) * np.exp(flow_log_deviation) + flow_mean
-        noise.append(((z0 - place.of(by_pixel(posterior.mean))) * np.exp(-place.of(by_pixel(posterior.log_deviation)))).ravel())
+    def standardised(front, flow_mean, flow_log_deviation):
+        z0 = front.of(z) * np.exp(flow_log_deviation) + flow_mean
+        noise.append(((z0 - front.of(by_pixel(posterior.mean))) * np.exp(-front.of(by_pixel(posterior.log_deviation)))).ravel())
         return z0
 
     CachedFlow(layer.flow, posterior.context).run(standardised)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from agave.codec import tiles
 from agave.codec.conditionals import SYSTEMS_WITH_CODER, parts_of
-from agave.codec.container import MODEL_BYTES, Coding, Group, Header, makes_no_sense, read_container, write_container
+from agave.codec.container import MODEL_BYTES, Coding, Header, ImageGroup, makes_no_sense, read_container, write_container
 from agave.codec.entropy import LOWEST, Exhausted, Floats, Stack
 from agave.codec.groups import GroupCoder
 from agave.codec.latents import LatentCoder, NotFinite
@@ -112,7 +112,7 @@ class Codec:
             raise UserError(f"images are {images.dtype} {images.shape}; accepted: uint8 (N, height, width, 3) with at least one image")
         tile = self.model.image_size
         x_uint8 = torch.from_numpy(tiles.cut(images, tile)).permute(0, 3, 1, 2).contiguous().to(next(self.model.parameters()).device)
-        stack, groups, lengths = Stack(state=LOWEST + zlib.crc32(images.tobytes())), list[Group](), list[Floats]()
+        stack, groups, lengths = Stack(state=LOWEST + zlib.crc32(images.tobytes())), list[ImageGroup](), list[Floats]()
         with folded(self.model), _progress(len(x_uint8) * tile, label) as progress:
             latents = self._latents(bits, self._informative(x_uint8[:16], least_map_bits))
             coder, left = GroupCoder(self._conditional, latents), x_uint8

@@ -48,7 +48,7 @@ class Coding(IntEnum):
 
 
 @dataclass(frozen=True)
-class Group:
+class ImageGroup:
     """Images that are coded together: how many, how, and the place of the grid (see `entropy.round_to_grid`)."""
 
     size: int
@@ -76,7 +76,7 @@ class Header:
     images: int
     height: int
     width: int
-    groups: tuple[Group, ...]
+    groups: tuple[ImageGroup, ...]
     bits: int = 0
     left_out: tuple[int, ...] = ()
 
@@ -125,7 +125,7 @@ def read_container(data: bytes, name: str) -> tuple[Header, Stack]:
     bits = integers.next() if kind & 15 else 0
     left_out = tuple(integers.next() for _ in range(integers.next())) if kind & 15 else ()
     sizes, places = [size for count, size in runs for _ in range(count)], dict(shifts)
-    groups = tuple(Group(size // len(Coding), Coding(size % len(Coding)), places.get(index, 0)) for index, size in enumerate(sizes))
+    groups = tuple(ImageGroup(size // len(Coding), Coding(size % len(Coding)), places.get(index, 0)) for index, size in enumerate(sizes))
     state, _ = _END.unpack(data[-_END.size :])
     body = data[integers.place : -_END.size]
     if len(body) % 2:

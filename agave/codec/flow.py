@@ -23,8 +23,8 @@ Value = TypeVar("Value", bound=np.generic)
 _NEIGHBOURS = ((1, 2), (2, 0), (2, 1), (2, 2))  # taps (row, column) of a 3x3 kernel, besides its centre, that the masks leave
 
 
-class Place(NamedTuple):
-    """Latent values that do not depend on each other: rows and columns (P,), and the feature maps, for all images."""
+class Front(NamedTuple):
+    """Latent values that do not depend on each other: rows and columns of P pixels, and feature maps; of all images."""
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -39,8 +39,8 @@ class Place(NamedTuple):
         values[self.rows, self.columns, :, self.maps] = new
 
 
-Choose = Callable[[Place, Floats, Floats], Floats]
-"""Given a place, mean and log-deviation of the flow there, (P, B, maps) each, returns z0 there."""
+Choose = Callable[[Front, Floats, Floats], Floats]
+"""Given a front, mean and log-deviation of the flow there, (P, B, maps) each, returns z0 there."""
 
 
 class CachedFlow:
@@ -88,7 +88,7 @@ class CachedFlow:
             RESIDUAL_SCALE * (beside[2][:, part] + second[:, : hidden.start] @ of_second[: hidden.start, part])
             for part in (maps, slice(maps.start + self._latent, maps.stop + self._latent))
         )
-        z0[:, maps] = choose(Place(rows, columns, maps), mean.reshape(shape), log_deviation.reshape(shape)).reshape(len(z0), -1)
+        z0[:, maps] = choose(Front(rows, columns, maps), mean.reshape(shape), log_deviation.reshape(shape)).reshape(len(z0), -1)
         first[:, hidden] = _elu(beside[0][:, hidden] + z0[:, : maps.stop] @ of_z0[: maps.stop, hidden])
         second[:, hidden] = _elu(beside[1][:, hidden] + first[:, : hidden.stop] @ of_first[: hidden.stop, hidden])
 

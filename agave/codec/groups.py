@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agave.codec.conditionals import Conditional
-from agave.codec.container import Coding, Group
+from agave.codec.container import Coding, ImageGroup
 from agave.codec.entropy import OFFSETS, Exhausted, Floats, Stack, distance_to_boundary
 from agave.codec.latents import LatentCoder, NotFinite, Received
 from agave.codec.pixels import code_lengths, pixel_intervals, pop_pixels, push_pixels
@@ -29,7 +29,7 @@ class Pushed:
     """A stack after a group was pushed, how it was coded, and the ideal length in bits of each of its images."""
 
     stack: Stack
-    group: Group
+    group: ImageGroup
     lengths: Floats
 
 
@@ -66,11 +66,11 @@ class GroupCoder:
                 size //= 2
             else:
                 return found if found.lengths.sum() <= _plain_length(x_uint8) * size else self._push_plain(stack, x_uint8[images.start :])
-        last, images = x_uint8[-1:], range(len(x_uint8) - 1, len(x_uint8))
-        found = self._push(stack, last, images, Coding.PRIOR_MEAN)
-        return found if found.lengths.sum() <= _plain_length(x_uint8) else self._push_plain(stack, last)
+        return self._push_without_latents(stack, x_uint8, most)
 
-    def pop(self, stack: Stack, group: Group, images: range, shape: tuple[int, int], after_row: Callable[[], object]) -> NDArray[np.uint8]:
+    def pop(
+        self, stack: Stack, group: ImageGroup, images: range, shape: tuple[int, int], after_row: Callable[[], object]
+    ) -> NDArray[np.uint8]:
         """Pop a group.
 
         Args:
@@ -111,7 +111,7 @@ class GroupCoder:
             attempt = stack.copy()
             lengths, margin = self._push_at(attempt, x_uint8, images, coding, offset)
             if margin >= GUARD:
-                return Pushed(attempt, Group(len(images), coding, offset), lengths)
+                return Pushed(attempt, ImageGroup(len(images), coding, offset), lengths)
         return self._push_plain(stack, x_uint8)
 
     def _push_at(self, stack: Stack, x_uint8: Tensor, images: range, coding: Coding, offset: int) -> tuple[Floats, float]:
@@ -135,10 +135,19 @@ class GroupCoder:
             lengths, margin = lengths + sent.lengths, min(margin, sent.margin)
         return lengths, margin
 
+    def _push_without_latents(self, stack: Stack, x_uint8: Tensor, most: int) -> Pushed:
+        """Push as few of the last images as give the stack the bits that latent variables need."""
+        assert self._latents is not None, "without latent variables every group has found its place"
+        lacking = self._latents.bits_needed - 16 * len(stack.words)
+        size = min(most, len(x_uint8), max(1, math.ceil(lacking / _plain_length(x_uint8))))
+        images = range(len(x_uint8) - size, len(x_uint8))
+        found = self._push(stack, x_uint8[images.start :], images, Coding.PRIOR_MEAN)
+        return found if found.lengths.sum() <= _plain_length(x_uint8) * size else self._push_plain(stack, x_uint8[images.start :])
+
     def _push_plain(self, stack: Stack, x_uint8: Tensor) -> Pushed:
         after = stack.copy()
         after.push_raw(x_uint8.cpu().numpy().ravel()[::-1].tolist(), _PLAIN_BITS)
-        return Pushed(after, Group(len(x_uint8), Coding.PLAIN), np.full(len(x_uint8), _plain_length(x_uint8)))
+        return Pushed(after, ImageGroup(len(x_uint8), Coding.PLAIN), np.full(len(x_uint8), _plain_length(x_uint8)))
 
 
 def _plain_length(x_uint8: Tensor) -> float:

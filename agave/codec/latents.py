@@ -21,7 +21,7 @@ from torch import Tensor
 
 from agave.codec.bins import SLOT_BITS, Bins
 from agave.codec.entropy import Floats, Integers, Stack, distance_to_boundary, exp, round_to_grid
-from agave.codec.flow import CachedFlow, Place, by_pixel
+from agave.codec.flow import CachedFlow, Front, by_pixel
 from agave.models.vae_iaf import VAEIAF, Encoding, StochasticLayer, TopDown
 
 _SHARED_KEY = 0x4147_5645  # of the bins that sender and receiver draw alike
@@ -185,13 +185,13 @@ class _Layer:
         self._flow = CachedFlow(layer.flow, posterior.context)
 
     def run(self, elements: _Popping | _Pushing) -> None:
-        """Run the flow over z: `elements` gets the posterior at each place, in units of the prior, and returns z there."""
+        """Run the flow over z: `elements` gets the posterior at each front, in units of the prior, and returns z there."""
 
-        def choose(place: Place, flow_mean: Floats, flow_log_deviation: Floats) -> Floats:
-            prior = place.of(self.prior_mean), np.exp(place.of(self.prior_log_deviation))
-            mean = ((place.of(self.mean) - flow_mean) * np.exp(-flow_log_deviation) - prior[0]) / prior[1]
-            log_deviation = place.of(self.log_deviation) - flow_log_deviation - place.of(self.prior_log_deviation)
-            z = elements.at(place, self._rounded(mean, -64.0, 64.0), exp(-self._rounded(log_deviation, -20.0, 8.0)), prior)
+        def choose(front: Front, flow_mean: Floats, flow_log_deviation: Floats) -> Floats:
+            prior = front.of(self.prior_mean), np.exp(front.of(self.prior_log_deviation))
+            mean = ((front.of(self.mean) - flow_mean) * np.exp(-flow_log_deviation) - prior[0]) / prior[1]
+            log_deviation = front.of(self.log_deviation) - flow_log_deviation - front.of(self.prior_log_deviation)
+            z = elements.at(front, self._rounded(mean, -64.0, 64.0), exp(-self._rounded(log_deviation, -20.0, 8.0)), prior)
             return z * np.exp(flow_log_deviation) + flow_mean
 
         with np.errstate(over="ignore", invalid="ignore"):  # `_rounded` notices
@@ -218,14 +218,14 @@ class _Popping:
         self._stack, self._bins, self._coded = stack, bins, coded
         self.chosen, self.lengths = chosen, np.zeros(chosen.shape[2])
 
-    def at(self, place: Place, mean: Floats, inverse_deviation: Floats, prior: tuple[Floats, Floats]) -> Floats:
-        """Pop z at a place, (P, B, maps)."""
-        chosen, coded = place.of(self.chosen), np.broadcast_to(self._coded[place.maps], mean.shape)
+    def at(self, front: Front, mean: Floats, inverse_deviation: Floats, prior: tuple[Floats, Floats]) -> Floats:
+        """Pop z at a front, (P, B, maps)."""
+        chosen, coded = front.of(self.chosen), np.broadcast_to(self._coded[front.maps], mean.shape)
         costs = np.zeros(mean.shape)
         chosen[coded], popped = self._bins.pop(self._stack, mean[coded], inverse_deviation[coded])
         costs[coded] = self._bins.bits - popped
         self.lengths += costs.sum((0, 2))
-        place.set(self.chosen, chosen)
+        front.set(self.chosen, chosen)
         return prior[0] + prior[1] * self._bins.middles[chosen]
 
 
@@ -233,15 +233,15 @@ class _Pushing:
     """Elements of z that are known and will be pushed.
 
     Attributes:
-        found: bins, means and inverse deviations, (N,) each, place by place, as the sender has popped them.
+        found: bins, means and inverse deviations, (N,) each, front by front, as the sender has popped them.
     """
 
     def __init__(self, chosen: Integers, z: Floats, coded: NDArray[np.bool_]) -> None:
         self._chosen, self._z, self._coded = chosen, z, coded
         self.found: list[tuple[Integers, Floats, Floats]] = []
 
-    def at(self, place: Place, mean: Floats, inverse_deviation: Floats, prior: tuple[Floats, Floats]) -> Floats:
-        """Return z at a place, (P, B, maps)."""
-        coded = np.broadcast_to(self._coded[place.maps], mean.shape)
-        self.found.append((place.of(self._chosen)[coded], mean[coded], inverse_deviation[coded]))
-        return place.of(self._z)
+    def at(self, front: Front, mean: Floats, inverse_deviation: Floats, prior: tuple[Floats, Floats]) -> Floats:
+        """Return z at a front, (P, B, maps)."""
+        coded = np.broadcast_to(self._coded[front.maps], mean.shape)
+        self.found.append((front.of(self._chosen)[coded], mean[coded], inverse_deviation[coded]))
+        return front.of(self._z)

@@ -82,6 +82,7 @@ class PixelDistributions:
         while known < _BLOCK:
             np.multiply(powers[:known], factor, out=powers[known : 2 * known])
             known, factor = 2 * known, factor * factor
+        self._tabulated = first_odds, powers
         total = np.zeros((VALUES // _BLOCK, _BLOCK, pixels))
         component = np.empty_like(total)
         for k in range(mixtures):
@@ -105,8 +106,11 @@ class PixelDistributions:
         return start, end - start
 
     def observe(self, values: Integers) -> None:
-        """Take the values (N,) of the colour that was due."""
-        self._observe(values, self._odds(values))
+        """Observe the values (N,) of the colour that is due, after `tables`."""
+        first_odds, powers = self._tabulated
+        blocks, places = np.divmod(np.stack((values, np.minimum(values + 1, VALUES - 1))), _BLOCK)  # the edge after the last is not used
+        pixels = np.arange(len(values))
+        self._observe(values, first_odds[:, blocks, pixels] * powers[places, :, pixels].transpose(2, 0, 1))
 
     def _observe(self, values: Integers, odds: Floats) -> None:
         first, last = values == 0, values == VALUES - 1
