@@ -29,7 +29,7 @@ def write_records(params: Params, preset: str) -> Path:
         for seed in seeds:
             options = {"cell": cell.name, "seed": seed, "evaluate": params.evaluate.model_dump(exclude={"batch"}), "precision": "float32"}
             job(params, results, "evaluate", options, record_of(bound_path(cell, seed)), "bound.csv", "per_image.npz")
-            if cell in grid.table_cells(params):
+            if cell in grid.sampled_cells(params):
                 job(params, results, "evaluate", options, record_of(iwae_path(cell, seed)), "iwae.csv", "growth.csv", "iwae.npz")
         options = {"cell": cell.name, "seed": seeds[0], "sample": params.sample.model_dump()}
         job(params, results, "sample", options, record_of(samples_path(cell, seeds[0])), "samples.npz")

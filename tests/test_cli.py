@@ -39,6 +39,8 @@ STEPS = [
     "report",
     "import-weights",
     "export-weights",
+    "compress",
+    "decompress",
 ]
 CELL = "kl_weight~2-levels~256-resolution~16"
 
@@ -183,7 +185,11 @@ def test_dry_run_prints_the_resolved_options_and_writes_nothing(run, arguments, 
         (["sample", CELL, "--preset", "tiny", "--data", "d", "--output", "o", "--model", "absent"], "'absent' does not exist"),
         (
             ["evaluate", "iwae", "pixelcnn_pp", "--preset=tiny", "--data=d", "--output=o", "--model=README.md"],
-            "nothing in its bound is random",
+            "pixelcnn_pp: its likelihood is exact, there is nothing to draw samples of; accepted: vae, kl_weight~8",
+        ),
+        (
+            ["evaluate", "iwae", "aux_pixelcnn", "--preset=tiny", "--data=d", "--output=o", "--model=README.md"],
+            "aux_pixelcnn: its bound has no noise",
         ),
         (["figures", "9", "--preset", "tiny", "--results", "r"], "9"),
         (["digest", "train"], "there is no step 'train'; accepted: prepare"),

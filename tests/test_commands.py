@@ -42,7 +42,7 @@ RUN = [
 # Run by another test: at the sizes of that test where the page names larger ones.
 TESTED = {
     r"agave STEP": "test_cli.py::test_help",
-    r"agave digest STEP": "test_source.py::test_unknown_step_and_missing_module_are_named",
+    r"agave digest STEP( --system NAME)?": "test_source.py::test_unknown_step_and_missing_module_are_named",
     r"agave evaluate \.\.\. --memory MIB": "test_evaluation.py::test_bad_input_is_named_before_any_work",
     r"agave import-weights .*|agave export-weights .*": "test_weights.py::test_import_and_export",
     r"agave joint CELL --pixelcnn-pp .*": "test_cli.py::test_steps_in_order_write_what_the_next_one_reads",
@@ -51,6 +51,7 @@ TESTED = {
     r"make verify( PRESET=study)?": "test_verify.py::test_results_in_order",
     r"make plan PRESET=paper": "test_plan.py::test_the_command_prints_a_table_and_writes_json",
     r"make gpu-check|agave gpu-check.*": "test_gpu_check.py::test_the_report_holds_every_part",
+    r"agave (compress|decompress)( .*)?": "test_codec_files.py::test_commands",
     r"agave plan --preset paper --device-report .*": "test_gpu_check.py::test_a_plan_takes_the_throughput_of_the_report",
     r"make report": "test_report.py::test_every_item_of_every_category_opens",
     r"make crate": "test_crate.py::test_the_validator_accepts_it",

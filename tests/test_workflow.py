@@ -66,8 +66,8 @@ def expected(preset: str) -> dict[str, int]:
         "joint_cell": seeds * len(every),
         "gather_trainings": 1,
         "evaluate_bound": seeds * len(every),
-        "evaluate_iwae": seeds * len(grid.table_cells(params)) * (10 if preset == "paper" else 1),  # its profile scatters the images
-        "gather_iwae": seeds * len(grid.table_cells(params)),
+        "evaluate_iwae": seeds * len(grid.sampled_cells(params)) * (10 if preset == "paper" else 1),  # its profile scatters the images
+        "gather_iwae": seeds * len(grid.sampled_cells(params)),
         "sample_cell": len(every),
         "write_tables": 1,
         "figures": len(figures.NAMES),
@@ -97,7 +97,7 @@ def test_paper_preset_on_slurm_plans_fast_and_without_the_networks(tmp_path: Pat
 
 def test_the_images_of_a_bound_are_scattered_over_as_many_jobs_as_asked_for(tmp_path: Path) -> None:
     check_out(tmp_path)
-    planned, bounds = expected("tiny"), len(grid.table_cells(config.load(ROOT / "params.yaml", "tiny")))
+    planned, bounds = expected("tiny"), len(grid.sampled_cells(config.load(ROOT / "params.yaml", "tiny")))
     plan = snakemake(tmp_path, "-n", "all", "--set-scatter", "iwae=4", "--config", "preset=tiny")
     assert jobs(plan) == planned | {"evaluate_iwae": 4 * bounds, "gather_iwae": bounds}
     many = snakemake(tmp_path, "-n", "all", "--set-scatter", "iwae=5", "--config", "preset=tiny")
@@ -127,7 +127,9 @@ UNGROWN = {"gather_trainings": 1, "figures": len(figures.NAMES) - 2} | PAGES  # 
 REDRAWN = {"figures": len(figures.NAMES) - 2} | PAGES  # nor have the training curves changed
 FIGURES = {"figures": len(figures.NAMES), "write_records": 1}
 IWAE_CELLS = expected("tiny")["evaluate_iwae"]
-GRID = expected("tiny")["joint_cell"]
+TINY = config.load(ROOT / "params.yaml", "tiny")
+GRID, TABLED = len(grid.all_cells(TINY)) - len(grid.further_cells(TINY)), len(grid.table_cells(TINY))
+ONE_SYSTEM = dict.fromkeys(("joint_cell", "evaluate_bound", "evaluate_iwae", "gather_iwae", "sample_cell"), 1) | UNGROWN
 
 
 @pytest.mark.parametrize(
@@ -148,9 +150,11 @@ GRID = expected("tiny")["joint_cell"]
             "joint: {steps: 10,",
             "joint: {steps: 11,",
             dict.fromkeys(("joint_cell", "evaluate_bound", "sample_cell"), GRID)
-            | dict.fromkeys(("evaluate_iwae", "gather_iwae"), IWAE_CELLS)
+            | dict.fromkeys(("evaluate_iwae", "gather_iwae"), TABLED)
             | DRAWN,
         ),
+        ("params.yaml", "nice: {hidden: 32", "nice: {hidden: 31", ONE_SYSTEM),
+        ("agave/models/nice.py", "from __future__ import annotations\n", "from __future__ import annotations\n\nANOTHER = 1\n", ONE_SYSTEM),
         ("params.yaml", "dpi: 200", "dpi: 100", FIGURES),
         ("agave/models/agave.py", '"""', '"""Another word. ', {}),
         ("agave/figures/style.py", "WIDTH = ", "WIDTH = 1 + ", FIGURES),
