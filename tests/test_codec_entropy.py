@@ -228,6 +228,12 @@ def test_bins_are_popped_with_their_probabilities_and_pushed_back(bits):
     assert stack == before
 
 
+@pytest.mark.parametrize("bits", [0, 17])
+def test_a_number_of_bins_is_refused(bits):
+    with pytest.raises(ValueError, match=r"accepted: 1 to 16"):
+        Bins(bits)
+
+
 def test_bins_have_equal_mass_and_popped_ones_the_moments_of_their_distribution():
     bins, count = Bins(8), 20_000
     assert np.diff(ndtr(bins._edges)) == pytest.approx(1 / 256, abs=1e-9)

@@ -10,6 +10,9 @@ from scipy.special import ndtr, ndtri
 from agave.codec.entropy import Floats, Integers, Stack, normal_cdf
 
 SLOT_BITS = 24
+MOST_BITS = 16
+"""Largest logarithm of the number of bins."""
+
 _NUMBER_BITS = 32
 
 
@@ -23,10 +26,15 @@ class Bins:
     the bin, again equally likely, is pushed back.
 
     Args:
-        bits: logarithm of the number of bins.
+        bits: logarithm of the number of bins, 1 to 16.
+
+    Raises:
+        ValueError: there are more or fewer bins.
     """
 
     def __init__(self, bits: int) -> None:
+        if not 1 <= bits <= MOST_BITS:
+            raise ValueError(f"{bits} bits; accepted: 1 to {MOST_BITS}")
         self.bits, self.count = bits, 1 << bits
         self._divided = float((1 << SLOT_BITS) - 2 * self.count)
         quantile = NormalDist().inv_cdf

@@ -25,15 +25,13 @@ from itertools import groupby
 
 import numpy as np
 
+from agave.codec.bins import MOST_BITS
 from agave.codec.entropy import Stack
 from agave.errors import UserError
 
 MAGIC = b"\x89AGV"
 VERSION = 1
 MODEL_BYTES = 6
-MOST_BITS = 16
-"""Largest logarithm of the number of bins."""
-
 _FIXED = struct.Struct("<4sB6s")
 _END = struct.Struct("<QI")
 _LONGEST = 7000  # bits of an integer of a header
@@ -81,9 +79,10 @@ class Header:
     left_out: tuple[int, ...] = ()
 
     def fits(self, tile: int, layers: int) -> bool:
-        """Return whether the groups hold as many tiles as the images have, and the latent variables as many layers as the model."""
+        """Return whether the groups hold as many tiles as the images have, and the latent variables fit the layers of the model."""
         tiles = self.images * -(-self.height // tile) * -(-self.width // tile)
-        return 0 < tiles == sum(group.size for group in self.groups) and len(self.left_out) == layers and self.bits <= MOST_BITS
+        bits = range(1, MOST_BITS + 1) if layers else range(1)
+        return 0 < tiles == sum(group.size for group in self.groups) and len(self.left_out) == layers and self.bits in bits
 
 
 def write_container(header: Header, stack: Stack) -> bytes:

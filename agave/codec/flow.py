@@ -55,12 +55,11 @@ class CachedFlow:
         self._context = by_pixel(context)
         self._latent, self._hidden = flow.h0.in_channels, flow.h0.out_channels
         self._groups = min(self._latent, self._hidden)
-        layers = [_taps(flow.h0), _taps(flow.h1), *(_taps(one) for one in (flow.mean, flow.log_deviation))]
-        outputs = [np.concatenate(pair, axis=-1) for pair in zip(*layers[2:], strict=True)]
-        self._layers = [*layers[:2], outputs]  # (centre, neighbours, bias) each
+        outputs = zip(_taps(flow.mean), _taps(flow.log_deviation), strict=True)
+        self._layers = [_taps(flow.h0), _taps(flow.h1), [np.concatenate(pair, axis=-1) for pair in outputs]]
 
     def run(self, choose: Choose) -> None:
-        """Ask for z0 at all places in order."""
+        """Ask for z0 on all fronts in order."""
         height, width, batch, _ = self._context.shape
         channels = (self._latent, self._hidden, self._hidden)
         known = [np.zeros((height + 1, width + 2, batch, count)) for count in channels]  # z0 and both hidden layers, zeros around
@@ -98,12 +97,12 @@ def by_pixel(values: Tensor) -> Floats:
     return np.ascontiguousarray(values.permute(2, 3, 0, 1).double().cpu().numpy())
 
 
-def _taps(layer: MaskedConv2d) -> tuple[Floats, Floats, Floats]:
+def _taps(layer: MaskedConv2d) -> list[Floats]:
     """Return the weights of the centre (in, out), those of the neighbours (4 in, out), and the bias."""
     weight, bias = layer.weight().detach().double().cpu().numpy(), layer.bias
     assert bias is not None
     neighbours = np.concatenate([weight[:, :, row, column].T for row, column in _NEIGHBOURS])
-    return np.ascontiguousarray(weight[:, :, 1, 1].T), neighbours, bias.detach().double().cpu().numpy()
+    return [np.ascontiguousarray(weight[:, :, 1, 1].T), neighbours, bias.detach().double().cpu().numpy()]
 
 
 def _fronts(height: int, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
