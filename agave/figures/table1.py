@@ -8,10 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from agave.figures.style import BLUE, GREY, INK, ORANGE, SMALL, WIDTH, footnote, save, style
+from agave.published import TABLE_1 as PUBLISHED
 from agave.results import ORDER, ORDER_SCHEMA, TABLE_1, TABLE_1_SCHEMA, Results
 from agave.statistics import FORMULA
 
-ROW = 0.24  # inches
+ROW = 0.28  # inches
 
 
 def draw(source: Results) -> None:
@@ -21,7 +22,8 @@ def draw(source: Results) -> None:
         UserError: a table is missing or damaged.
     """
     table, order = source.table(TABLE_1, TABLE_1_SCHEMA), source.table(ORDER, ORDER_SCHEMA).iloc[0]
-    rows = table[table["our_model"].notna() & table["published_bits_per_dim"].notna()].reset_index(drop=True)
+    published = [row.model for row in PUBLISHED]
+    rows = table[table["our_model"].notna() & table["model"].isin(published)].reset_index(drop=True)
     rows = rows.assign(published=rows["published_bits_per_dim"].astype(float))
     with style():
         figure = Figure(figsize=(WIDTH, 1.3 + ROW * len(rows)), layout="constrained")
@@ -34,7 +36,7 @@ def draw(source: Results) -> None:
         axes.errorbar(ours, places, xerr=error, fmt="o", color=BLUE, capsize=2.5, elinewidth=0.9, markeredgewidth=0, label=label)
         texts = rows["our_bound"].map({"<=": "≤ "}).fillna("") + ours.map("{:.2f}".format)
         for place, value, text in zip(places, ours, texts, strict=True):
-            axes.annotate(text, (value, place), (8, 0), textcoords="offset points", va="center", size=SMALL)
+            axes.annotate(text, (value, place), (0, 3.5), textcoords="offset points", ha="center", va="bottom", size=SMALL)
         axes.set_yticks(places, rows["model"], color=INK)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
@@ -42,7 +44,7 @@ def draw(source: Results) -> None:
         axes.set(xlabel="bits/dim")
         axes.set_title(_title(order), loc="left")
         axes.legend(loc="lower right")
-        note = f"Ours on {order['images']} images; a bound with noise is importance-sampled. Bars: standard error = {FORMULA}. "
+        note = f"Ours on {order['images']:.0f} images; a bound with noise is importance-sampled. Bars: standard error = {FORMULA}. "
         note += "Rank correlation: Spearman's, with the 95 % interval from draws of images and seeds."
         footnote(figure, f"{note} Preset {source.preset}.")
         save(figure, "table1", source, rows.drop(columns="published"))
