@@ -49,14 +49,16 @@ def write_drawn(params: Params, preset: str) -> None:
 
 
 def training_options(params: Params, stage: str, name: str, seed: int) -> dict[str, Any]:
-    part = params.pretrain.pixelcnn_pp if name == "pixelcnn_pp" else params.pretrain.vae
+    training = params.pretrain.pixelcnn_pp if name == "pixelcnn_pp" else params.pretrain.vae
+    if stage == "joint":
+        training = grid.training_of(grid.parse_cell(name, params.prepare.image_size), params)
     return {
         "cell": name,
         "seed": seed,
         "image_size": params.prepare.image_size,
         "model": params.model.model_dump(),
         "compute": {"device": "cpu", "precision": params.compute.precision},
-        "training": (params.joint if stage == "joint" else part).model_dump(),
+        "training": training.model_dump(),
     }
 
 

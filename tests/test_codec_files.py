@@ -166,6 +166,7 @@ def saved(system, folder, root):
     return path
 
 
+@pytest.mark.integration
 def test_other_processes_with_other_instructions_and_threads_find_the_same(tmp_path, root):
     x = images(6)
     for system in SYSTEMS:

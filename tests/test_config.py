@@ -44,7 +44,7 @@ def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
     assert all(t.learning_rate == 0.002 and t.cooldown_steps == 0 for t in (params.joint, params.pretrain.vae, params.pretrain.pixelcnn_pp))
     assert params.prepare.source == "cifar10" and params.compute.device == "cuda"
     assert (params.model.pixelcnn_pp.filters, params.model.pixelcnn_pp.resnets, params.model.pixelcnn_pp.mixtures) == (160, 5, 10)
-    assert len(grid.all_cells(params)) == 17
+    assert len(grid.all_cells(params)) == 17 + 9  # the grid, and the further systems of Table 1
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_paper_preset_carries_the_numbers_of_the_paper(document):
         ("demo.joint.stepz", 1, "demo.joint.stepz: unknown key; accepted: steps, batch"),
         ("demo.jiont", {}, "demo.jiont: unknown key; accepted: prepare, model"),
         ("demo.joint.steps", 0, "demo.joint.steps: 0; accepted: an integer of at least 1$"),
-        ("demo.joint.warmup_steps", 1000, "warmup_steps 1000 .* exceed steps 300; accepted"),
+        ("demo.joint.warmup_steps", 1000, "warmup_steps 1000 .* exceed steps 250; accepted"),
         ("demo.prepare.source", "imagenet", "demo.prepare.source: 'imagenet'; accepted: cifar10, images or photos$"),
         ("demo.model.vae.latent", 12, "hidden 32 and latent 12; accepted: one a multiple of the other"),
         ("demo.grid.resolutions", [{"resolution": 8, "kl_weight": 1}] * 2, "resolutions .* names a value twice"),
@@ -183,7 +183,7 @@ def edited(root, tmp_path):
         (
             "learning_rate: 0.005, warmup_steps: 2",
             "learning_rate: .nan, warmup_steps: 2",
-            "tiny.joint.learning_rate: nan; accepted: a number",
+            "tiny.table1.training.learning_rate: nan; accepted: a number",
         ),
         ("latent: 4}", "latent: 4, free_bits: off}", "tiny.model.vae.free_bits: off is a truth value in YAML 1.1"),
         (

@@ -54,7 +54,7 @@ def test_parameters_and_multiply_adds_are_exact(document, preset, kind, shrink):
     check_counts(params, Cell(kind, resolution=params.prepare.image_size // shrink))
 
 
-@pytest.mark.parametrize("preset", ["paper", "tiny"])
+@pytest.mark.parametrize("preset", [pytest.param("paper", marks=pytest.mark.integration), "tiny"])
 @pytest.mark.parametrize("system", [name for name in REGISTRY if name not in OF_THE_PAPER])
 def test_counts_of_the_further_systems_are_exact(document, preset, system):
     params = config.resolve(document, preset)

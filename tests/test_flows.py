@@ -459,10 +459,13 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_runs(document, monkey
     changed = {**document, "tiny": {**document["tiny"], "table1": {"systems": ["real_nvp"], "real_nvp": {"scales": 5}}}}
     with pytest.raises(UserError, match=r"prepare.image_size 16 is not divisible by 32, which table1.real_nvp.scales needs"):
         config.resolve(changed, "tiny")
-    config.resolve({**changed, "tiny": {**changed["tiny"], "table1": {"real_nvp": {"scales": 5}}}}, "tiny")  # it is not trained
+    config.resolve(
+        {**changed, "tiny": {**changed["tiny"], "table1": {"systems": [], "real_nvp": {"scales": 5}}}}, "tiny"
+    )  # it is not trained
     config_checks.check_whitening(16)
     monkeypatch.setattr(config_checks, "os", SimpleNamespace(sysconf=lambda name: 2**14))  # a machine of 256 MiB
-    wide = {**document, "tiny": {**document["tiny"], "table1": {"systems": ["nice"]}}}
+    paper = {**document["paper"], "table1": {**document["paper"]["table1"], "systems": []}}  # whose images are larger
+    wide = {**document, "paper": paper, "demo": {}, "tiny": {**document["tiny"], "table1": {"systems": ["nice"]}}}
     config.resolve(wide, "tiny")
     wide["tiny"]["prepare"] = {"source": "photos", "image_size": 32}
     with pytest.raises(UserError, match=r"image_size 32: the whitening of nice takes 0.352 GiB .* has 0.25; accepted here: at most 28 pix"):

@@ -32,7 +32,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = (folder / params).read_text(encoding="utf-8")
     text = re.sub(r"(?m)^(tiny:.*\n(?:.*\n)*?)  grid:\n(?:    .*\n)+", rf"\g<1>{SMALLEST}", text)
     before, tiny = text.split("\ntiny:")
-    tiny, named = re.subn(r"(?m)^    systems: .*\n", block, tiny)
+    tiny, named = re.subn(r"(?m)^  table1:\n", lambda found: found[0] + block, tiny)
     assert named == 1
     (folder / params).write_text(f"{before}\ntiny:{tiny}", encoding="utf-8")
     return folder

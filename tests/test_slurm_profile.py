@@ -83,6 +83,7 @@ def check(folder: Path, rule: str, call: list[str], target: str) -> None:
     assert int(wanted["runtime"]) > 10  # the signal comes five minutes before
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "rules", [("pretrain_vae", "pretrain_pixelcnn_pp"), ("joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell")]
 )

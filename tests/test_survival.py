@@ -146,7 +146,7 @@ def test_several_processes_train_what_one_does(params, data, tmp_path, size, com
 
 
 @pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.integration)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.integration), signal.SIGTERM], ids=["KILL", "TERM"])
 def test_ten_stops_at_random_moments_change_no_bit_of_the_weights(params, data, whole, tmp_path, number, size):
     moments, reached, stopped = random.Random(size), 0, 0
     while stopped < KILLS:

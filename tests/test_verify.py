@@ -349,7 +349,7 @@ def test_other_parameters_or_code_than_the_records_name(checkout: Path, params: 
     training = {"cell": "vae", "training": {**params.joint.model_dump(), "steps": 7}, "compute": {"device": "cpu", "precision": "other"}}
     changed = edited(found, joint, options=training)
     bound = "evaluate/vae/seed~0/bound.json"
-    changed = edited(changed, bound, options={"evaluate": {"iwae_samples": 999, "seed": 1}})
+    changed = edited(changed, bound, options={"cell": "vae", "evaluate": {"iwae_samples": 999, "seed": 1}})
     assert set(checks.check_settings(changed, params).problems) == {
         f"{joint}: made with training.steps 7; params.yaml says {params.joint.steps}",
         f"{joint}: made with compute.precision other; params.yaml says float32",
