@@ -17,7 +17,6 @@ from agave.provenance import code_digest
 from agave.steps import prune as pruning, records, report as pages, trainings
 
 
-
 def checked_parameters():
     """Return the parameters of the chosen preset, the user's image file, and the assumed throughput.
 
