@@ -202,6 +202,11 @@ class RunRecord(_Strict):
         return {f"{self.folder}/{name}": digest for name, digest in self.outputs.items()}
 
     @property
+    def system(self) -> str | None:
+        """Return the system of the model that the job computed; None for a job without a model."""
+        return _system(self.options)
+
+    @property
     def ended(self) -> datetime:
         """Return when the job had written its results."""
         return self.started + timedelta(seconds=self.wall_seconds)
@@ -214,6 +219,14 @@ class RunRecord(_Strict):
     def as_json(self) -> dict[str, Any]:
         """Return the record as plain values."""
         return self.model_dump(mode="json")
+
+
+def _system(options: Mapping[str, Any]) -> str | None:
+    if "cell" not in options:
+        return None
+    from agave.grid import system_of  # here: steps that know no model do not load it
+
+    return system_of(str(options["cell"]))
 
 
 class Recorder:
@@ -231,18 +244,13 @@ class Recorder:
     """
 
     def __init__(self, step: str, options: Mapping[str, Any], inputs: Mapping[str, str | Path], device: str | None = None) -> None:
-        system = None
-        if "cell" in options:
-            from agave.grid import system_of  # here: steps that know no model do not load it
-
-            system = system_of(str(options["cell"]))
         self.outputs: list[Path] = []
         self.facts: dict[str, Any] = {}
         self._began = time.monotonic()
         self._record: dict[str, Any] = {
             "step": step,
             "options": portable(options),
-            "source": code_digest.digest(step, system),
+            "source": code_digest.digest(step, _system(options)),
             "inputs": {name: {"file": portable(str(path)), "sha256": sha256(path)} for name, path in inputs.items()},
             "parts": {name: cost for name, path in inputs.items() if (cost := _part(step, Path(path))) is not None},
             "device": device,

@@ -11,7 +11,7 @@ from typing import Any
 
 from agave.config import Params, Training
 from agave.files import sha256
-from agave.grid import parse_cell, system_of, training_of
+from agave.grid import parse_cell, training_of
 from agave.models import options_of
 from agave.provenance.checksums import CHECKSUMS, changed
 from agave.provenance.code_digest import digest
@@ -100,9 +100,8 @@ def check_settings(records: Sequence[RunRecord], params: Params) -> Check:
     """Compare the parameters and code digests in the run records with those of the checkout."""
     check = Check("settings", "made with the parameters and the code of this checkout")
     for record in records:
-        system = system_of(str(record.options["cell"])) if "cell" in record.options else None
-        if record.source not in (None, digest(record.step, system)):
-            command = f"agave digest {record.step}" + (f" --system {system}" if system else "")
+        if record.source not in (None, digest(record.step, record.system)):
+            command = f"agave digest {record.step}" + (f" --system {record.system}" if record.system else "")
             check.problems.append(f"{record.path}: made with other code of the step {record.step} ({command})")
         for key, recorded, now in _different(record, params):
             check.problems.append(f"{record.path}: made with {key} {recorded}; params.yaml says {now}")
