@@ -10,6 +10,16 @@ from agave.config_schema import block, parameter
 from agave.config_types import Channels, Count, ParameterBlock, UpTo8, UpTo100
 
 
+def check_kernel(size: int) -> None:
+    """Check that a kernel has a middle column.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if size % 2 == 0:
+        raise ValueError(f"kernel {size}; accepted: an odd number, since the kernel has a middle column")
+
+
 def check_groups(name: str, value: int, other_name: str, other: int) -> None:
     """Check that of two numbers of feature maps that masked convolutions join, one is a multiple of the other.
 
@@ -109,8 +119,7 @@ class ConvDRAWModel(SystemBlock):
 
     @model_validator(mode="after")
     def _odd(self) -> ConvDRAWModel:
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel}; accepted: odd numbers")
+        check_kernel(self.kernel)
         return self
 
 
@@ -188,8 +197,7 @@ class GatedPixelCNNModel(SystemBlock):
 
     @model_validator(mode="after")
     def _odd(self) -> GatedPixelCNNModel:
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel}; accepted: an odd number, since the kernel has a middle column")
+        check_kernel(self.kernel)
         return self
 
 
