@@ -34,6 +34,7 @@ mini:
     vae: {steps: 4, batch: 4, warmup_steps: 2, ema_decay: 0.9, init_images: 8}
     pixelcnn_pp: {steps: 4, batch: 4, warmup_steps: 2, ema_decay: 0.9, init_images: 8}
   joint: {steps: 3, batch: 4, warmup_steps: 2, ema_decay: 0.9, init_images: 8}
+  table1: {systems: []}
   grid: {kl_weights: [2, 3], table_kl_weight: 2, levels: [256], levels_kl_weight: 2, resolutions: [], without_auxiliary_kl_weight: null}
   evaluate: {batch: 8, iwae_samples: 2, iwae_images: 2}
   sample: {images: 2, batch: 2, completion_rows: 4}
