@@ -4,7 +4,7 @@
 #   snakemake all --profile workflow/profiles/local --config preset=tiny   another preset
 #   snakemake --profile slurm all                                          the preset `paper` on a Slurm cluster
 #
-# One target per step: prepare, pretrain, joint, trainings, evaluate, sample, tables, figures, claims, records, report, all.
+# One target per step: prepare, pretrain, joint, trainings, evaluate, sample, codec, formats, tables, figures, claims, records, report, all.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -25,6 +25,8 @@ include: "workflow/rules/joint.smk"
 include: "workflow/rules/trainings.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/sample.smk"
+include: "workflow/rules/codec.smk"
+include: "workflow/rules/formats.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
@@ -38,6 +40,8 @@ rule all:
         rules.trainings.input,
         rules.evaluate.input,
         rules.sample.input,
+        rules.codec.input,
+        rules.formats.input,
         rules.tables.input,
         rules.figures.input,
         rules.claims.input,

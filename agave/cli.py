@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from agave import config, config_schema, grid, presets
-from agave.cli_codec import compress, decompress
+from agave.cli_codec import codec_command, compress, decompress, formats
 from agave.cli_evaluate import evaluate
 from agave.cli_gpu_check import gpu_check
 from agave.cli_options import (
@@ -48,7 +48,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
 
 
-for _command in (evaluate, gpu_check, compress, decompress):
+for _command in (evaluate, codec_command, formats, gpu_check, compress, decompress):
     main.add_command(_command)
 
 
@@ -170,7 +170,7 @@ def tables(params: Params, preset: str, results: Path) -> None:
 def figures(names: tuple[str, ...], params: Params, preset: str, results: Path) -> None:
     """Draw the figures NAME, or all of them, as PDF and PNG, with the data behind each.
 
-    NAME is one of 1a, 1b, 1c, 2, 3a, 3b, 4, 5a, 5b, 6, completions, samples, table1, growth and training.
+    NAME is one of 1a, 1b, 1c, 2, 3a, 3b, 4, 5a, 5b, 6, completions, samples, table1, codec, growth and training.
     """
     from agave.steps.figures import run
 
@@ -220,6 +220,20 @@ def verify(context: click.Context, params: Params, path: Path) -> None:
     preset = preset_name(context)
     if not run(params, preset, Path("results") / preset, path, click.echo):
         context.exit(1)
+
+
+@main.command()
+@results_options
+@click.option("--output", type=FolderArgument, default="pretrained", help="Folder for the models.")
+def pretrained(params: Params, preset: str, results: Path, output: Path) -> None:
+    """Copy the trained models that git keeps out of the results of a preset, with a card each; for after a new run of the demo."""
+    from agave.provenance.lineage import read_all
+    from agave.results import Results
+    from agave.review.pretrained import write_pretrained
+
+    source = Results(params, preset, results)
+    for path in write_pretrained(source, read_all(source), output):
+        click.echo(path)
 
 
 @main.command()

@@ -1,19 +1,64 @@
-"""The commands `agave compress` and `agave decompress`."""
+"""The commands `agave codec`, `agave formats`, `agave compress` and `agave decompress`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agave.cli_options import Command, FileArgument, all_of
+from agave.cli_options import (
+    Command,
+    FileArgument,
+    FolderArgument,
+    all_of,
+    blocks_of,
+    cell_of,
+    data_option,
+    dry_run_option,
+    model_options,
+    only_shown,
+    place_of,
+    place_options,
+    preset_options,
+)
+from agave.config import Params
 from agave.errors import UserError
 from agave.files import atomic_write
 
 if TYPE_CHECKING:
     from agave.codec.compression import Codec
     from agave.data.arrays import ImageArray
+
+
+@click.command("codec", cls=Command)
+@model_options
+@click.option("--bound", type=FileArgument, required=True, help="File per_image.npz of `agave evaluate bound` of the same model.")
+@place_options
+def codec_command(params: Params, cell: str, dry_run: bool, model: Path, bound: Path, **arguments: Any) -> None:
+    """Compress test images with CELL to a file as long as its likelihood, decompress it and compare."""
+    found = cell_of(params, cell)
+    if only_shown(dry_run, blocks_of(params, "model", "compute", "codec"), cell=cell, model=model, bound=bound, **arguments):
+        return
+    from agave.steps.codec import run
+
+    seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
+    run(params, found, seed, data, model, bound, output, place_of("codec", found.system, **arguments))
+
+
+@click.command(cls=Command)
+@preset_options
+@data_option
+@click.option("--output", type=FolderArgument, required=True, help="Folder for the results.")
+@dry_run_option
+def formats(params: Params, data: Path, output: Path, dry_run: bool) -> None:
+    """Compress the same test images with PNG, JPEG-LS, AVIF, WebP and JPEG XL, for comparison."""
+    if only_shown(dry_run, blocks_of(params, "codec"), data=data, output=output):
+        return
+    from agave.steps.formats import run
+
+    run(params, data, output)
+
 
 model_and_place = all_of(
     click.option("--model", type=FileArgument, required=True, help="File model.safetensors of a trained PixelCNN++, AGAVE or VAE."),

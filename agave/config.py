@@ -296,6 +296,23 @@ class Sample(ParameterBlock):
     completion_rows: Count = parameter(16, "Number of first rows of the test images that are given and completed (figure completions).")
 
 
+class Compression(ParameterBlock):
+    """Which models compress test images without loss."""
+
+    cells: list[Literal["pixelcnn_pp", "table", "smallest", "vae"]] = parameter(
+        ["pixelcnn_pp", "table", "smallest", "vae"],
+        "Which models: pixelcnn_pp, vae, and AGAVE at grid.table_kl_weight (table) and at the smallest of grid.kl_weights (smallest).",
+    )
+    images: Images = parameter(500, "Largest number of test images that are compressed, the first ones; fewer where there are fewer.")
+    group: Annotated[int, Field(ge=1, le=65_536)] = parameter(64, "Largest number of images coded together.")
+    others: bool = parameter(True, "Whether JPEG XL, JPEG-LS, AVIF and oxipng are compared as well as PNG and WebP; needs agave[codecs].")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Compression:
+        config_checks.check_distinct("cells", self.cells)
+        return self
+
+
 class Figures(ParameterBlock):
     """How the figures look."""
 
@@ -315,6 +332,7 @@ class Params(ParameterBlock):
     joint: Training = block(Training, "Both networks are trained with all losses, from the two pretrained ones.", paper="4.1")
     evaluate: Evaluate = block(Evaluate, "The bounds that are reported.")
     sample: Sample = block(Sample, "The images that are drawn for the figures.")
+    codec: Compression = block(Compression, "Lossless compression of test images, to files as long as the likelihoods say.", paper="4.1")
     figures: Figures = block(Figures, "How the figures look.")
 
     @property

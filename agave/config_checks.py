@@ -55,6 +55,7 @@ def check_counts(params: Params, train_images: int | None, test_images: int | No
         ("pretrain.vae.init_images", params.pretrain.vae.init_images, train_images, "training"),
         ("pretrain.pixelcnn_pp.init_images", params.pretrain.pixelcnn_pp.init_images, train_images, "training"),
         ("joint.init_images", params.joint.init_images, train_images, "training"),
+        ("table1.training.init_images", params.table1.training.init_images if params.table1.systems else None, train_images, "training"),
     ]
     for name, count, available, kind in wanted:
         if available is not None and count is not None and count > available:
@@ -101,8 +102,17 @@ def check_systems(systems: Sequence[str]) -> None:
     for name in systems:
         if name not in accepted:
             raise ValueError(f"systems {name}; accepted: {', '.join(accepted) or 'none, no further system is registered'}")
-    if len(set(systems)) < len(systems):
-        raise ValueError(f"systems {list(systems)} names a system twice; accepted: distinct names")
+    check_distinct("systems", systems)
+
+
+def check_distinct(name: str, values: Sequence[str]) -> None:
+    """Refuse a list that names something twice.
+
+    Raises:
+        ValueError: it does.
+    """
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} {plain(list(values))} names one twice; accepted: distinct names")
 
 
 def whitening_bytes(image_size: int) -> int:
@@ -156,6 +166,7 @@ def check_combinations(params: Params) -> None:
     _check_source(params)
     _check_sizes(params)
     _check_window_decoded(params)
+    _check_further_trainings(params)
     check_counts(params, params.train_images, params.test_images)
     vae, pieces = params.model.vae, params.compute.images_per_pass
     batch = max(params.pretrain.vae.batch, params.joint.batch)
@@ -189,6 +200,17 @@ def _check_sizes(params: Params) -> None:
                 f"grid.resolutions: resolution {cell.resolution} is neither a half nor a quarter of prepare.image_size {size}; "
                 f"accepted: {accepted[0]}, {accepted[1]}"
             )
+
+
+def _check_further_trainings(params: Params) -> None:
+    """Refuse a schedule that does not fit into the steps that a further system makes of its batch."""
+    from agave.grid import further_cells, training_of  # a module that needs this one
+
+    for cell in further_cells(params):
+        try:
+            check_schedule(training_of(cell, params))
+        except ValueError as error:
+            raise ConfigError(f"table1.{cell.kind}: with its batch, table1.training has {error}") from None
 
 
 def _check_window_decoded(params: Params) -> None:

@@ -183,6 +183,13 @@ def table_cells(params: Params) -> list[Cell]:
     return [baselines(params)[0], best, *resolution_cells(params)]
 
 
+def codec_cells(params: Params) -> list[Cell]:
+    """Return the cells that compress test images, each once."""
+    vae, pixelcnn_pp = baselines(params)
+    named = {"pixelcnn_pp": pixelcnn_pp, "table": table_cells(params)[1], "smallest": kl_weight_cells(params)[0], "vae": vae}
+    return list(dict.fromkeys(named[name] for name in params.codec.cells))
+
+
 def all_cells(params: Params) -> list[Cell]:
     """Return every cell of the grid once, baselines first."""
     cells = (

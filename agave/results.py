@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from agave import grid
 from agave.config import Params
-from agave.csv_tables import Kind, Schema, read_table
+from agave.csv_tables import Schema, read_table
 from agave.data.arrays import read_array_file
 from agave.errors import UserError
 from agave.grid import Cell
+from agave.schemas import BOUND_SCHEMA
 from agave.units import bits_per_dim
 
 if TYPE_CHECKING:
@@ -26,100 +27,12 @@ BOUNDS = "tables/bounds.csv"
 IWAE = "tables/iwae.csv"
 TABLE_1 = "tables/table1.csv"
 ORDER = "tables/order.csv"
+IMAGE_FORMATS = "formats/formats.csv"
+CODEC_TABLE = "tables/codec.csv"
 HISTORIES = "trainings/history.csv"
 TRAINING_RECORDS = "trainings/runs.jsonl"
 CLAIMS = "claims/claims.csv"
 CLAIMS_PAGE = "claims/claims.md"
-BOUND_QUANTITIES = ("kl", "vae_reconstruction", "pixelcnn_reconstruction", "vae_bits_per_dim", "pixelcnn_bits_per_dim")
-
-CELL_SCHEMA: Schema = {
-    "cell": "text",
-    "kind": "text",
-    "kl_weight": "number",
-    "levels": "integer",
-    "resolution": "integer",
-    "auxiliary": "boolean",
-    "seed": "integer",
-    "data_set": "text",
-    "images": "integer",
-    "precision": "text",
-}
-"""The first columns of every measurement of a cell: the model, and the data it was measured on."""
-
-
-def _measured(*quantities: str) -> Schema:
-    number: Kind = "number"
-    return {name: number for quantity in quantities for name in (quantity, f"{quantity}_standard_error")}
-
-
-BOUND_SCHEMA: Schema = {**CELL_SCHEMA, **_measured(*BOUND_QUANTITIES)}
-"""evaluate/CELL/seed~SEED/bound.csv (one row) and tables/bounds.csv; bits/dim, the standard errors over images."""
-IWAE_SCHEMA: Schema = {**CELL_SCHEMA, "samples": "integer", **_measured("elbo_bits_per_dim", "iwae_bits_per_dim")}
-"""evaluate/CELL/seed~SEED/iwae.csv (one row) and tables/iwae.csv."""
-GROWTH_SCHEMA: Schema = {**CELL_SCHEMA, "samples": "integer", **_measured("iwae_bits_per_dim", "gain")}
-"""evaluate/CELL/seed~SEED/growth.csv, one row per number of samples."""
-TABLE_1_SCHEMA: Schema = {
-    "model": "text",
-    "reference": "text",
-    "published_bound": "text",
-    "published_bits_per_dim": "text",
-    "published_number": "text",
-    "published_mark": "text",
-    "published_data_set": "text",
-    "our_model": "text",
-    "our_architecture": "text",
-    "our_parameters": "integer",
-    "our_bound": "text",
-    "our_number": "text",
-    "our_bits_per_dim": "number",
-    "our_standard_error": "number",
-    "our_images": "integer",
-    "our_samples": "integer",
-    "our_seeds": "integer",
-    "our_measured_on": "text",
-    "our_comparable": "text",
-    "our_difference_to_pixelcnn_pp": "number",
-    "our_difference_to_pixelcnn_pp_low": "number",
-    "our_difference_to_pixelcnn_pp_high": "number",
-    "our_bits_per_dim_on_all_images": "number",
-    "our_standard_error_on_all_images": "number",
-    "our_all_images": "integer",
-}
-"""tables/table1.csv, one row per model; published numbers as they are printed."""
-ORDER_SCHEMA: Schema = {
-    "models": "integer",
-    "images": "integer",
-    "seeds": "integer",
-    "rank_correlation": "number",
-    "rank_correlation_low": "number",
-    "rank_correlation_high": "number",
-}
-"""tables/order.csv, one row."""
-CLAIMS_SCHEMA: Schema = {
-    "id": "text",
-    "verdict": "text",
-    "where": "text",
-    "claim": "text",
-    "basis": "text",
-    "measure": "text",
-    "comparison": "text",
-    "value": "number",
-    "low": "number",
-    "high": "number",
-    "accepted": "text",
-    "comparison_verdict": "text",
-}
-"""claims/claims.csv, one row per comparison."""
-HISTORY_SCHEMA: Schema = {
-    "step": "integer",
-    "kl": "number",
-    "vae_reconstruction": "number",
-    "pixelcnn_reconstruction": "number",
-    "total": "number",
-}
-"""history.csv of a training."""
-HISTORIES_SCHEMA: Schema = {"stage": "text", "model": "text", "seed": "integer", **HISTORY_SCHEMA}
-"""trainings/history.csv, the histories of all trainings."""
 
 
 def quantities(cell: Cell) -> tuple[str, ...]:
@@ -153,6 +66,21 @@ def iwae_arrays_path(cell: Cell, seed: int) -> str:
     return f"evaluate/{cell.name}/seed~{seed}/iwae.npz"
 
 
+def codec_path(cell: Cell, seed: int) -> str:
+    """Return the path of the size of the file that a cell compresses images to, below results/<preset>/."""
+    return f"codec/{cell.name}/seed~{seed}/codec.csv"
+
+
+def codec_arrays_path(cell: Cell, seed: int) -> str:
+    """Return the path of the bits of each image in that file, below results/<preset>/."""
+    return f"codec/{cell.name}/seed~{seed}/codec.npz"
+
+
+def compressed_path(cell: Cell, seed: int) -> str:
+    """Return the path of that file, below results/<preset>/."""
+    return f"codec/{cell.name}/seed~{seed}/images.agv"
+
+
 def samples_path(cell: Cell, seed: int) -> str:
     """Return the path of the images of a cell, below results/<preset>/."""
     return f"sample/{cell.name}/seed~{seed}/samples.npz"
@@ -178,7 +106,8 @@ def claim_inputs(params: Params) -> list[str]:
     every, seeds = grid.all_cells(params), params.grid.seeds
     terms = [per_image_path(cell, seed) for cell in every for seed in seeds]
     bounds = [iwae_arrays_path(cell, seed) for cell in grid.sampled_cells(params) for seed in seeds]
-    return [BOUNDS, *terms, *bounds, *(samples_path(cell, seeds[0]) for cell in every)]
+    codec = [codec_arrays_path(cell, seeds[0]) for cell in grid.codec_cells(params)]
+    return [BOUNDS, *terms, *bounds, *(samples_path(cell, seeds[0]) for cell in every), *codec]
 
 
 @dataclass(frozen=True)
@@ -356,6 +285,26 @@ class Results:
                 path = iwae_arrays_path(cell, self.params.grid.seeds[0])
                 raise self.wrong(path, f"holds {one.shape[1]} images, another model {images}; accepted: the same number for all")
         return np.stack([one[:, :images] for one in bits], axis=2)
+
+    def code_lengths(self, cell: Cell) -> dict[str, NDArray[np.float64]]:
+        """Read the bits that each image takes in the file of a cell, with the first seed of the grid.
+
+        Args:
+            cell: one of `grid.codec_cells`.
+
+        Returns:
+            {"bits": as coded, "bound_bits": as the bound has it, "by_model": 1 where the image is coded by the model with its latent
+            variables}, each (images,).
+
+        Raises:
+            UserError: the file is missing or damaged, or lacks an array.
+        """
+        path, names = codec_arrays_path(cell, self.params.grid.seeds[0]), ("bits", "bound_bits", "by_model")
+        arrays = self._arrays(path)
+        for name in names:
+            if name not in arrays or arrays[name].shape != arrays["bits"].shape or arrays[name].ndim != 1:
+                raise self.wrong(path, f"lacks the array {name} of one value an image")
+        return {name: arrays[name].astype(np.float64) for name in names}
 
     def _term(self, cell: Cell, path_of: Callable[[Cell, int], str], name: str) -> NDArray[np.float64]:
         arrays = self.per_image(cell, path_of)

@@ -11,7 +11,7 @@ from agave import figures, grid, tables
 from agave.config import Params
 from agave.provenance.lineage import job_inputs
 from agave.provenance.run_record import Recorder
-from agave.results import bound_path, history_paths, iwae_path, samples_path
+from agave.results import bound_path, codec_path, history_paths, iwae_path, samples_path
 from agave.steps import records, trainings
 
 
@@ -33,6 +33,10 @@ def write_records(params: Params, preset: str) -> Path:
                 job(params, results, "evaluate", options, record_of(iwae_path(cell, seed)), "iwae.csv", "growth.csv", "iwae.npz")
         options = {"cell": cell.name, "seed": seeds[0], "sample": params.sample.model_dump()}
         job(params, results, "sample", options, record_of(samples_path(cell, seeds[0])), "samples.npz")
+    for cell in grid.codec_cells(params):
+        options = {"cell": cell.name, "seed": seeds[0], "codec": params.codec.model_dump(include={"images", "group"})}
+        job(params, results, "codec", options, record_of(codec_path(cell, seeds[0])), "codec.csv", "codec.npz", "images.agv")
+    job(params, results, "formats", {"codec": params.codec.model_dump(include={"images", "others"})}, "formats/run.json", "formats.csv")
     return results
 
 

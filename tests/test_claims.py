@@ -21,7 +21,8 @@ from agave.claims.language import Accept, Claim, Models
 from agave.csv_tables import read_table
 from agave.errors import UserError
 from agave.models.pixelcnn_pp import PixelCNNpp
-from agave.results import CLAIMS, CLAIMS_SCHEMA, Results, per_image_path
+from agave.results import CLAIMS, Results, per_image_path
+from agave.schemas import CLAIMS_SCHEMA
 from agave.steps import claims as step
 
 ROOT = Path(__file__).parents[1]

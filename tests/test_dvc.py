@@ -38,10 +38,12 @@ mini:
   grid: {kl_weights: [2, 3], table_kl_weight: 2, levels: [256], levels_kl_weight: 2, resolutions: [], without_auxiliary_kl_weight: null}
   evaluate: {batch: 8, iwae_samples: 2, iwae_images: 2}
   sample: {images: 2, batch: 2, completion_rows: 4}
+  codec: {images: 4, others: false}
 """
 pytestmark = pytest.mark.integration
 
 CELLS = 4
+CODED = 3  # the table's KL weight is the smallest
 STAGES = [step for step in STEPS if step != "report"]
 STALE = "kl_weight~3-levels~256-resolution~8"
 ALL = {
@@ -54,6 +56,8 @@ ALL = {
     "evaluate_iwae": 2,
     "gather_iwae": 2,
     "sample_cell": CELLS,
+    "codec_cell": CODED,
+    "compress_with_formats": 1,
     "write_tables": 1,
     "figures": len(figures.NAMES),
     "decide_claims": 1,
@@ -70,6 +74,8 @@ STEP_OF = {
     "evaluate_iwae": "evaluate",
     "gather_iwae": "evaluate",
     "sample_cell": "sample",
+    "codec_cell": "codec",
+    "compress_with_formats": "formats",
     "write_tables": "tables",
     "figures": "figures",
     "decide_claims": "claims",
@@ -77,6 +83,7 @@ STEP_OF = {
 }
 AT_REST: tuple[set[str], dict[str, int]] = (set(), {})
 OTHER_LEVELS = UNGROWN | {"figures": UNGROWN["figures"] + 1}  # Figure 2 names the colour levels
+IWAE = {"evaluate_iwae": 2, "gather_iwae": 2}
 ONE_CELL = {"joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1}
 
 
@@ -210,42 +217,44 @@ EDITS: dict[str, tuple[str, str, str, set[str], dict[str, int]]] = {  # file, ol
         "params.yaml",
         "kl_weights: [2, 3]",
         "kl_weights: [2, 4]",
-        {"pretrain", "joint", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records"},
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records"},
         {"prune": 1} | ONE_CELL | UNGROWN,
     ),
     "one pretraining number": (
         "params.yaml",
         "vae: {steps: 4,",
         "vae: {steps: 5,",
-        {"pretrain", "joint", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records"},
-        {"pretrain_vae": 1, "joint_cell": 3, "evaluate_bound": 3, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": 3} | DRAWN,
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records"},
+        {"pretrain_vae": 1, "joint_cell": 3, "evaluate_bound": 3, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": 3, "codec_cell": 2}
+        | DRAWN,
     ),
     "one joint training number": (
         "params.yaml",
         "joint: {steps: 3,",
         "joint: {steps: 4,",
-        {"joint", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records"},
-        {"joint_cell": CELLS, "evaluate_bound": CELLS, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": CELLS} | DRAWN,
+        {"joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records"},
+        {"joint_cell": CELLS, "evaluate_bound": CELLS, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": CELLS, "codec_cell": CODED}
+        | DRAWN,
     ),
     "one more colour level": (
         "params.yaml",
         "levels: [256]",
         "levels: [256, 32]",
-        {"pretrain", "joint", "trainings", "evaluate", "sample", "tables", "figures", "claims", "records"},
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records"},
         ONE_CELL | OTHER_LEVELS,
     ),
     "K": (
         "params.yaml",
         "iwae_samples: 2",
         "iwae_samples: 3",
-        {"evaluate", "tables", "figures", "claims", "records"},
-        {"evaluate_iwae": 2, "gather_iwae": 2} | REDRAWN,
+        {"evaluate", "codec", "tables", "figures", "claims", "records"},
+        IWAE | REDRAWN,
     ),
     "a batch that changes no result": (
         "params.yaml",
         "evaluate: {batch: 8",
         "evaluate: {batch: 4",
-        {"evaluate", "tables", "figures", "claims", "records"},
+        {"evaluate", "codec", "tables", "figures", "claims", "records"},
         {},
     ),
     "a figure setting": ("params.yaml", "dpi: 200", "dpi: 100", {"figures", "records"}, FIGURES),
@@ -255,13 +264,13 @@ EDITS: dict[str, tuple[str, str, str, set[str], dict[str, int]]] = {  # file, ol
         "\n\n\n",
         "\n\nUNUSED = 1\n\n\n",
         {"evaluate"},
-        {"evaluate_bound": CELLS, "evaluate_iwae": 2, "gather_iwae": 2} | REDRAWN,
+        {"evaluate_bound": CELLS, "codec_cell": CODED} | IWAE | REDRAWN,
     ),
     "a docstring of the model": (
         "agave/models/agave.py",
         '"""',
         '"""Reworded. ',
-        {"pretrain", "joint", "evaluate", "sample", "claims"},
+        {"pretrain", "joint", "evaluate", "sample", "codec", "claims"},
         {},
     ),
     "another preset alone": ("params.yaml", "evaluate: {batch: 16", "evaluate: {batch: 4", set(), {}),
@@ -376,7 +385,7 @@ def test_a_reworded_docstring_runs_stages_but_no_job(repository: Repository) -> 
     before = recorded(repository)
     repository.edit("agave/models/agave.py", '"""', '"""Reworded. ')
     log = repository.run("dvc", "repro")
-    assert stages_run(log) == ["pretrain", "joint", "evaluate", "sample", "claims"]
+    assert stages_run(log) == ["pretrain", "joint", "evaluate", "sample", "codec", "claims"]
     assert done(log) == {} and log.count("Nothing to be done") == 5
     assert recorded(repository) == before
     assert repository.to_do() == AT_REST

@@ -16,7 +16,8 @@ import pytest
 
 from agave import config
 from agave.csv_tables import read_table
-from agave.results import CLAIMS, CLAIMS_SCHEMA
+from agave.results import CLAIMS
+from agave.schemas import CLAIMS_SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -17,23 +17,8 @@ from agave.config import Params, load
 from agave.csv_tables import read_table
 from agave.errors import UserError
 from agave.grid import Cell
-from agave.results import (
-    BOUND_QUANTITIES,
-    BOUND_SCHEMA,
-    BOUNDS,
-    IWAE,
-    IWAE_SCHEMA,
-    ORDER,
-    ORDER_SCHEMA,
-    TABLE_1,
-    TABLE_1_SCHEMA,
-    Results,
-    bound_path,
-    growth_path,
-    iwae_arrays_path,
-    iwae_path,
-    per_image_path,
-)
+from agave.results import BOUNDS, IWAE, ORDER, TABLE_1, Results, bound_path, growth_path, iwae_arrays_path, iwae_path, per_image_path
+from agave.schemas import BOUND_QUANTITIES, BOUND_SCHEMA, IWAE_SCHEMA, ORDER_SCHEMA, TABLE_1_SCHEMA
 from agave.statistics import over_seeds, standard_error, standard_error_of_images
 
 PARAMS_FILE = Path(__file__).parent.parent / "params.yaml"
@@ -302,7 +287,7 @@ def test_other_images_than_those_of_the_csv_file_are_named(params: Params, tmp_p
 
 
 def test_growth_is_gathered_with_all_its_rows(params: Params, tmp_path: Path) -> None:
-    from agave.results import GROWTH_SCHEMA
+    from agave.schemas import GROWTH_SCHEMA
 
     write_results(params, tmp_path)
     source = Results(params, "tiny", tmp_path)

@@ -69,6 +69,8 @@ def expected(preset: str) -> dict[str, int]:
         "evaluate_iwae": seeds * len(grid.sampled_cells(params)) * (10 if preset == "paper" else 1),  # its profile scatters the images
         "gather_iwae": seeds * len(grid.sampled_cells(params)),
         "sample_cell": len(every),
+        "codec_cell": len(grid.codec_cells(params)),
+        "compress_with_formats": 1,
         "write_tables": 1,
         "figures": len(figures.NAMES),
         "decide_claims": 1,
@@ -92,7 +94,15 @@ def test_paper_preset_on_slurm_plans_fast_and_without_the_networks(tmp_path: Pat
     assert not imported & {"torch", "seaborn", "matplotlib", "agave.models.agave"}
     asked = dict(re.findall(r"^rule (\w+):\n(.*?)\n\[", plan.stdout, re.MULTILINE | re.DOTALL))
     gpu_jobs = {rule for rule, text in asked.items() if "gpu=1" in text}
-    assert gpu_jobs == {"pretrain_vae", "pretrain_pixelcnn_pp", "joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell"}
+    assert gpu_jobs == {
+        "pretrain_vae",
+        "pretrain_pixelcnn_pp",
+        "joint_cell",
+        "evaluate_bound",
+        "evaluate_iwae",
+        "sample_cell",
+        "codec_cell",
+    }
 
 
 def test_the_images_of_a_bound_are_scattered_over_as_many_jobs_as_asked_for(tmp_path: Path) -> None:
@@ -140,7 +150,7 @@ ONE_SYSTEM = dict.fromkeys(("joint_cell", "evaluate_bound", "evaluate_iwae", "ga
             "params.yaml",
             "kl_weights: [2, 8]",
             "kl_weights: [3, 8]",
-            {"prune": 1, "joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1} | UNGROWN,
+            {"prune": 1, "joint_cell": 1, "evaluate_bound": 1, "sample_cell": 1, "codec_cell": 1} | UNGROWN,
         ),
         ("params.yaml", "kl_weights: [2, 8]", "kl_weights: [8]", {"prune": 1} | UNGROWN),
         ("params.yaml", "iwae_samples: 2", "iwae_samples: 3", {"evaluate_iwae": IWAE_CELLS, "gather_iwae": IWAE_CELLS} | REDRAWN),
@@ -151,6 +161,7 @@ ONE_SYSTEM = dict.fromkeys(("joint_cell", "evaluate_bound", "evaluate_iwae", "ga
             "joint: {steps: 11,",
             dict.fromkeys(("joint_cell", "evaluate_bound", "sample_cell"), GRID)
             | dict.fromkeys(("evaluate_iwae", "gather_iwae"), TABLED)
+            | {"codec_cell": 4}
             | DRAWN,
         ),
         ("params.yaml", "nice: {hidden: 32", "nice: {hidden: 31", ONE_SYSTEM),

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from agave.bootstrap import crossed_bootstrap
 from agave.claims.comparisons import COMPARISONS
-from agave.claims.evidence import Evidence, Measured, NotTestableError
+from agave.claims.evidence import Evidence, Measured, NotTestableError, short_name
 from agave.claims.language import Accept, Claim, Test
-from agave.config import Params
-from agave.grid import Cell
 from agave.published import DATA_SET, IMAGES
 
 Verdict = Literal["holds", "does not hold", "undecided", "not testable at this scale"]
@@ -66,16 +64,6 @@ class Decision:
     verdict: Verdict
     comparisons: tuple[Comparison, ...]
     basis: str
-
-
-def short_name(cell: Cell, params: Params) -> str:
-    """Return the name of a cell in comparisons."""
-    if cell.kind != "agave":
-        return "VAE" if cell.kind == "vae" else "PixelCNN++"
-    parts = [f"λ {cell.kl_weight:g}"]
-    parts += [f"{cell.levels} levels"] * (cell.levels != 256)
-    parts += [f"{cell.resolution}×{cell.resolution}"] * (cell.resolution != params.prepare.image_size)
-    return ", ".join(parts + ["no auxiliary loss"] * (not cell.auxiliary))
 
 
 def decide(claim: Claim, evidence: Evidence) -> Decision:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from agave import grid, published
 from agave.claims import measures
+from agave.config import Params
 from agave.errors import UserError
 from agave.grid import Cell
-from agave.results import BOUND_SCHEMA, BOUNDS, Results, iwae_arrays_path, per_image_path
+from agave.results import BOUNDS, Results, iwae_arrays_path, per_image_path
+from agave.schemas import BOUND_SCHEMA
 from agave.statistics import rank_correlation
 from agave.units import bits_per_dim
 
@@ -145,6 +147,30 @@ def _iwae_gain(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
     return evidence.together([bits_per_dim(one[..., -1] - one[..., 0], evidence.dimensions) for one in growth])
 
 
+def short_name(cell: Cell, params: Params) -> str:
+    """Return the name of a cell in comparisons."""
+    if cell.kind != "agave":
+        return "VAE" if cell.kind == "vae" else "PixelCNN++"
+    parts = [f"λ {cell.kl_weight:g}"]
+    parts += [f"{cell.levels} levels"] * (cell.levels != 256)
+    parts += [f"{cell.resolution}×{cell.resolution}"] * (cell.resolution != params.prepare.image_size)
+    return ", ".join(parts + ["no auxiliary loss"] * (not cell.auxiliary))
+
+
+def _codec_bits_minus_bound(evidence: Evidence, _: Sequence[Cell]) -> Measured:
+    """Measure how many bits/dim an image that is coded by the model takes beyond its bound, for each model that compresses images."""
+    chosen = grid.codec_cells(evidence.params)
+    if not chosen:
+        raise NotTestableError("codec.cells of this preset names no model")
+    lengths = [evidence.results.code_lengths(cell) for cell in chosen]
+    excess = [(one["bits"] - one["bound_bits"]) / evidence.dimensions for one in lengths]
+    pairs = [np.stack([bits, np.ones_like(bits)], 1) * one["by_model"][:, None] for bits, one in zip(excess, lengths, strict=True)]
+    if any(not one["by_model"].any() for one in lengths):
+        raise NotTestableError("so few images are compressed that one model codes none with its latent variables")
+    found = evidence.together([pair[None] for pair in pairs], lambda means: means[..., 0] / means[..., 1])
+    return replace(found, labels=tuple(short_name(cell, evidence.params) for cell in chosen))
+
+
 def _order_of_table_1(evidence: Evidence, _: Sequence[Cell]) -> Measured:
     """Measure the rank correlation of our numbers with those of Table 1 of the paper."""
     cells = grid.table_1_cells(evidence.params)
@@ -219,7 +245,7 @@ def _property(name: str) -> Measure:
 PROPERTIES = ("future_pixels", "future_features", "objective_identities", "objective_beyond_2", "dependent_values")
 """The measures of `network_properties`, which are of no model of the grid."""
 
-WITHOUT_MODELS = (*PROPERTIES, "order_of_table_1")
+WITHOUT_MODELS = (*PROPERTIES, "order_of_table_1", "codec_bits_minus_bound")
 """The measures for which a test names no models."""
 
 MEASURES: dict[str, Measure] = {
@@ -228,6 +254,7 @@ MEASURES: dict[str, Measure] = {
     "iwae_gain": _iwae_gain,
     "identity": _identity,
     "order_of_table_1": _order_of_table_1,
+    "codec_bits_minus_bound": _codec_bits_minus_bound,
     "reconstruction_psnr": _of_images(["reconstruction", "original"], measures.psnr),
     "reconstruction_detail": _of_images(["reconstruction"], _log_detail),
     "shape_minus_detail_kept": _of_images(["reconstruction", "original"], _shape_minus_detail_kept),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from agave.claims.decide import VERDICTS, Comparison, Decision, Verdict
 from agave.csv_tables import make_table
-from agave.results import CLAIMS_SCHEMA
+from agave.schemas import CLAIMS_SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd

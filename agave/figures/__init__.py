@@ -1,8 +1,8 @@
 """Draw the figures of the paper from small csv and npz files alone, without any model and without torch.
 
-`curves` has Figures 4 and 5b, the growth of the bound and the training curves, `table1` our numbers against the published ones,
-`images` the grids of images, `schematic` Figure 2. `inputs` names the files that a figure reads, `draw` draws it. Only `draw` loads
-the plotting libraries, so that planning a workflow stays fast.
+`curves` has Figures 4 and 5b, the growth of the bound and the training curves, `table1` our numbers against the published ones, `codec`
+compressed files, `images` the grids of images, `schematic` Figure 2. `inputs` names the files that a figure reads, `draw` draws it. Only
+`draw` loads the plotting libraries, so that planning a workflow stays fast.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from agave.config import Params
 from agave.errors import UserError
 from agave.grid import Cell
 from agave.published import TABLE_1
-from agave.results import BOUNDS, HISTORIES, ORDER, Results, growth_path, samples_path
+from agave.results import BOUNDS, CODEC_TABLE, HISTORIES, ORDER, Results, growth_path, samples_path
 from agave.results import TABLE_1 as TABLE_1_FILE
 
-NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "completions", "samples", "table1", "growth", "training")
+NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "completions", "samples", "table1", "codec", "growth", "training")
 IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6", "completions", "samples")
 
 
@@ -39,6 +39,8 @@ def figure_cells(name: str, params: Params) -> list[Cell]:
         return [grid.table_cells(params)[1], pixelcnn_pp]
     if name == "growth":
         return grid.table_cells(params)
+    if name == "codec":
+        return grid.codec_cells(params)
     if name in ("samples", "table1"):
         cells = grid.table_1_cells(params)
         best = grid.table_cells(params)[1]
@@ -66,6 +68,8 @@ def inputs(name: str, params: Params) -> list[str]:
         return [HISTORIES]
     if name == "table1":
         return [TABLE_1_FILE, ORDER]
+    if name == "codec":
+        return [CODEC_TABLE]
     if name == "growth":
         return [growth_path(cell, seed) for cell in figure_cells(name, params) for seed in params.grid.seeds]
     if name in IMAGE_FIGURES:
@@ -135,6 +139,10 @@ def draw(name: str, params: Params, preset: str, results: Path) -> None:
         from agave.figures import table1
 
         table1.draw(source)
+    elif name == "codec":
+        from agave.figures import codec
+
+        codec.draw(source)
     else:
         from agave.figures import curves
 

@@ -16,7 +16,8 @@ from agave.config import Params
 from agave.figures import figure_cells
 from agave.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, SMALL, WIDTH, footnote, save, style
 from agave.grid import Cell
-from agave.results import BOUND_QUANTITIES, BOUNDS, GROWTH_SCHEMA, HISTORIES, HISTORIES_SCHEMA, Results, growth_path
+from agave.results import BOUNDS, HISTORIES, Results, growth_path
+from agave.schemas import BOUND_QUANTITIES, GROWTH_SCHEMA, HISTORIES_SCHEMA
 from agave.statistics import FORMULA, over_seeds
 
 SMOOTH = 9  # rows of a training history that are averaged; odd

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from agave.figures.style import BLUE, GREY, INK, ORANGE, SMALL, WIDTH, footnote, save, style
 from agave.published import TABLE_1 as PUBLISHED
-from agave.results import ORDER, ORDER_SCHEMA, TABLE_1, TABLE_1_SCHEMA, Results
+from agave.results import ORDER, TABLE_1, Results
+from agave.schemas import ORDER_SCHEMA, TABLE_1_SCHEMA
 from agave.statistics import FORMULA
 
 ROW = 0.28  # inches

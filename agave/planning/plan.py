@@ -44,7 +44,10 @@ LONGEST_TRAINING = 2880  # minutes: more than most sites allow a job
 TRAININGS = ("pretrain_vae", "pretrain_pixelcnn_pp", "joint_cell")
 SNAKEMAKE_MIB = 400  # the process that starts a job on its node; 260 MB seen
 
-EVALUATIONS = ("evaluate_bound", "evaluate_iwae", "sample_cell")
+EVALUATIONS = ("evaluate_bound", "evaluate_iwae", "sample_cell", "codec_cell")
+
+DOUBLE = 2  # time of an operation of the codec, which computes in float64, in operations in float32
+SOLVING = 28  # passes of the decoder that it takes to solve for the latent variables, when compressing and again when decompressing
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,13 @@ def job(params: Params, rule: str, cell: Cell) -> PlannedJob:
         steps = chosen * _batches(samples, params.evaluate.batch)
         operations = chosen * (encode + samples * (forward - encode))
         memory = weights + min(params.evaluate.batch, samples) * working
+    elif rule == "codec_cell":
+        chosen = min(images, params.codec.images)
+        batches = _batches(chosen, params.codec.group)
+        steps = batches * size**2
+        launches = LAUNCHES_PER_BLOCK * batches * _sequential_blocks(params) if cell.has_pixelcnn_pp else 0
+        operations = DOUBLE * chosen * (2 * forward + SOLVING * 2 * adds.get("decoder", 0))
+        memory = DOUBLE * (weights + min(params.codec.group, chosen) * (working + network_costs.cache_bytes(params, cell)))
     else:
         passes = (2 if cell.has_vae else 1) if cell.has_pixelcnn_pp else 0  # given a reconstruction, and given a draw from the prior
         batches = _batches(params.sample.images, params.sample.batch)
@@ -205,6 +215,7 @@ def jobs(params: Params) -> list[tuple[PlannedJob, int]]:
         ("evaluate_bound", every, seeds),
         ("evaluate_iwae", grid.sampled_cells(params), seeds),
         ("sample_cell", every, 1),
+        ("codec_cell", grid.codec_cells(params), 1),
     ):
         found += [(job(params, rule, cell), times) for cell in chosen]
     return found
@@ -212,7 +223,7 @@ def jobs(params: Params) -> list[tuple[PlannedJob, int]]:
 
 def small_jobs() -> dict[str, int]:
     """Return the jobs without a network, as {rule: number}. Each takes seconds to a minute, which is counted as the start of a job."""
-    return {"prepare_images": 1, "write_tables": 1, "figures": len(figures.NAMES)}
+    return {"prepare_images": 1, "compress_with_formats": 1, "write_tables": 1, "figures": len(figures.NAMES)}
 
 
 def make(params: Params, throughput: Throughput, devices: int = 1) -> dict[str, Any]:
@@ -276,15 +287,20 @@ def longest_chain(params: Params, throughput: Throughput) -> float:
     def time(rule: str, cell: Cell) -> float:
         return seconds(job(params, rule, cell), throughput)
 
-    longest, evaluated = 0.0, grid.sampled_cells(params)
+    longest, evaluated, compressed = 0.0, grid.sampled_cells(params), grid.codec_cells(params)
     for cell in grid.all_cells(params):
         begin = []
         if cell.has_vae:
             begin.append(time("pretrain_vae", Cell("vae", resolution=cell.resolution)))
         if cell.has_pixelcnn_pp:
             begin.append(time("pretrain_pixelcnn_pp", Cell("pixelcnn_pp", resolution=cell.resolution)))
-        ends = [time(rule, cell) for rule in EVALUATIONS if rule != "evaluate_iwae" or cell in evaluated]
-        longest = max(longest, max(begin, default=0.0) + time("joint_cell", cell) + max(ends))
+        ends = {rule: time(rule, cell) for rule in EVALUATIONS}
+        ends["codec_cell"] += ends["evaluate_bound"]
+        if cell not in evaluated:
+            del ends["evaluate_iwae"]
+        if cell not in compressed:
+            del ends["codec_cell"]
+        longest = max(longest, max(begin, default=0.0) + time("joint_cell", cell) + max(ends.values()))
     return (longest + 3 * throughput.startup) / 3600  # prepare, tables, a figure
 
 
@@ -323,7 +339,8 @@ def _notes(plan: Mapping[str, Any], params: Params) -> list[str]:
     train, test = image_numbers(params)
     lines = [
         "Counted   operations of the convolutions, 2 FLOP a multiply-add; a training step is 3 forward passes (1 forward, 2 backward),",
-        f"          the one-sample bound 1 an image, IWAE {params.evaluate.iwae_samples} with the bottom-up pass once, a drawn image 1",
+        f"          the one-sample bound 1 an image, IWAE {params.evaluate.iwae_samples} with the bottom-up pass once, a drawn image 1,",
+        f"          a compressed image {2 * DOUBLE} and {SOLVING * DOUBLE} of the VAE's decoder",
         f"Device    TFLOP/s: training {shown('training')}",
         f"                   evaluation and sampling, in float32, {shown('evaluation')}",
         f"          {rates['origin']}",

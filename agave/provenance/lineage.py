@@ -14,10 +14,14 @@ from agave.results import (
     CLAIMS,
     CLAIMS_PAGE,
     HISTORIES,
+    IMAGE_FORMATS,
     TRAINING_RECORDS,
     Results,
     bound_path,
     claim_inputs,
+    codec_arrays_path,
+    codec_path,
+    compressed_path,
     growth_path,
     history_paths,
     iwae_arrays_path,
@@ -57,6 +61,10 @@ def job_inputs(params: Params) -> dict[str, list[str]]:
     for path_of, cell, seed in bounds + drawn:
         model = f"joint/{cell.name}/seed~{seed}/{WEIGHTS}"
         jobs[str(Path(path_of(cell, seed)).with_suffix(".json"))] = [TEST_IMAGES, model]
+    for cell in grid.codec_cells(params):
+        read = [TEST_IMAGES, f"joint/{cell.name}/seed~{seeds[0]}/{WEIGHTS}", per_image_path(cell, seeds[0])]
+        jobs[str(Path(codec_path(cell, seeds[0])).with_suffix(".json"))] = read
+    jobs["formats/run.json"] = [TEST_IMAGES]
     jobs["tables/run.json"] = tables.inputs(params)
     jobs |= {f"figures/figure{name}.json": figures.inputs(name, params) for name in figures.NAMES}
     jobs["claims/run.json"] = claim_inputs(params)
@@ -133,12 +141,13 @@ def broken_links(records: Sequence[RunRecord], params: Params, known: Mapping[st
 
 def _small_files(params: Params, jobs: Sequence[str]) -> list[str]:
     seeds = params.grid.seeds
-    found = {"prepare/manifest.json", HISTORIES, TRAINING_RECORDS, CLAIMS, CLAIMS_PAGE}
+    found = {"prepare/manifest.json", HISTORIES, TRAINING_RECORDS, IMAGE_FORMATS, CLAIMS, CLAIMS_PAGE}
     found |= {path(cell, seed) for cell in grid.all_cells(params) for seed in seeds for path in (bound_path, per_image_path)}
     found |= {
         path(cell, seed) for cell in grid.sampled_cells(params) for seed in seeds for path in (iwae_path, growth_path, iwae_arrays_path)
     }
     found |= {samples_path(cell, seeds[0]) for cell in grid.all_cells(params)}
+    found |= {path(cell, seeds[0]) for cell in grid.codec_cells(params) for path in (codec_path, codec_arrays_path, compressed_path)}
     found |= {f"tables/{name}" for name in tables.FILES} | {path for name in figures.NAMES for path in figures.outputs(name)}
     return sorted(found | {path for path in jobs if not _of_training(path)})
 

@@ -136,7 +136,7 @@ _BY_MACHINE = {("compute", "device"), ("prepare", "path")}
 
 def _options_now(record: RunRecord, params: Params) -> dict[str, Any]:
     """Return the options that a step would record with these parameters, as far as they are known without running it."""
-    blocks = ("prepare", "model", "evaluate", "sample", "figures", "grid")
+    blocks = ("prepare", "model", "evaluate", "sample", "codec", "figures", "grid")
     now: dict[str, Any] = {name: getattr(params, name).model_dump(mode="json") for name in blocks}
     now["prepare"].pop("path")  # names no place of another machine
     if "training" in record.options:

@@ -15,7 +15,7 @@ from agave.config import Params
 from agave.results import CLAIMS, CLAIMS_PAGE
 from agave.runtime.progress import Progress
 
-SOURCES = ("prepare", "trainings", "evaluate", "sample")  # what is drawn from; the rest of the folder is drawn
+SOURCES = ("prepare", "trainings", "evaluate", "sample", "codec", "formats")  # what is drawn from; the rest of the folder is drawn
 
 # Rounding differs between CPUs and libraries: the numbers of a csv or json file may differ by this much, and the pixels of a
 # figure by one level of 256 in the mean.

@@ -20,6 +20,7 @@ from agave.results import Results
 from agave.review import redraw
 from agave.review.checks import Check, check_chain, check_large_files, check_settings, check_small_files
 from agave.review.planned import check_plan
+from agave.review.pretrained import check_pretrained
 
 
 def verify(params: Params, preset: str, results: Path, claims_file: Path, say: Callable[[str], None]) -> bool:
@@ -74,6 +75,7 @@ def _checks(source: Results, claims_file: Path, decisions: list[Decision]) -> It
     yield check_chain(source, records, listed)
     yield check_settings(records, source.params)
     yield _redrawn(source, claims_file, decisions)
+    yield check_pretrained(source, records)
     yield check_plan(source, records)
 
 

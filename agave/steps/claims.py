@@ -23,6 +23,7 @@ def options(params: Params) -> dict[str, Any]:
         "model": params.model.model_dump(),
         "prepare": params.prepare.model_dump(exclude={"path", "seed", "photos"}),
         "pretrain": params.pretrain.model_dump(include={"vae_kl_weight"}),
+        "codec": params.codec.model_dump(include={"cells"}),
         "evaluate": params.evaluate.model_dump(include={"iwae_samples", "iwae_images"}),
     }
 

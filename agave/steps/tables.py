@@ -20,6 +20,7 @@ def options(params: Params) -> dict[str, Any]:
     return {
         "grid": params.grid.model_dump(),
         "prepare": params.prepare.model_dump(include={"image_size"}),
+        "codec": params.codec.model_dump(include={"cells", "others"}),
         "pretrain": params.pretrain.model_dump(include={"vae_kl_weight"}),
     }
 

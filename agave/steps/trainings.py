@@ -12,7 +12,8 @@ from agave.config import Params
 from agave.csv_tables import write_table
 from agave.files import atomic_write
 from agave.provenance.run_record import RunRecord, recording
-from agave.results import HISTORIES, HISTORIES_SCHEMA, HISTORY_SCHEMA, TRAINING_RECORDS, Results, history_paths
+from agave.results import HISTORIES, TRAINING_RECORDS, Results, history_paths
+from agave.schemas import HISTORIES_SCHEMA, HISTORY_SCHEMA
 
 
 def inputs(params: Params) -> list[str]:

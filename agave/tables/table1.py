@@ -14,7 +14,8 @@ from agave.models import REGISTRY, options_of
 from agave.planning.network_costs import parameters
 from agave.provenance.run_record import RunRecord
 from agave.published import DATA_SET, IMAGES, TABLE_1, Row
-from agave.results import ORDER_SCHEMA, TABLE_1_SCHEMA, TRAINING_RECORDS, Results, training_names
+from agave.results import TRAINING_RECORDS, Results, training_names
+from agave.schemas import ORDER_SCHEMA, TABLE_1_SCHEMA
 from agave.statistics import FORMULA, over_seeds, rank_correlation, standard_error_of_images
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _models(params: Params) -> Iterator[tuple[Row, Cell | None]]:
     for row in TABLE_1:
         yield row, ours.pop(row.system, None)
     if best.kl_weight != 12:
-        yield _unpublished(_name(best, params)), best
+        yield _unpublished(model_name(best, params)), best
     for cell in grid.resolution_cells(params):
         value = LOW_RESOLUTION.get(cell.resolution, "") if params.prepare.image_size == 32 else ""
         model = f"AGAVE, {cell.resolution}×{cell.resolution} auxiliary image"
@@ -86,7 +87,8 @@ def _unpublished(model: str) -> Row:
     return Row(model, "not in the paper", "", "", "", "")
 
 
-def _name(cell: Cell, params: Params) -> str:
+def model_name(cell: Cell, params: Params) -> str:
+    """Return the name of a model as tables print it."""
     if cell.kind != "agave":
         names = {row.system: row.model for row in TABLE_1} | {"pixelcnn_pp": "PixelCNN++"}
         return names.get(cell.system, cell.kind)
@@ -111,7 +113,7 @@ def _measured(source: Results, bounds: pd.DataFrame, iwae: pd.DataFrame) -> dict
     for index, cell in enumerate(cells):
         mean = means.loc[cell.name]
         measured[cell] = {
-            "our_model": _name(cell, source.params),
+            "our_model": model_name(cell, source.params),
             "our_architecture": _architecture(cell, source.params),
             "our_parameters": sum(parameters(source.params, cell).values()) or None,
             "our_bound": "" if REGISTRY[cell.system].bound == "exact" else "<=",
@@ -249,7 +251,7 @@ def training_minutes(source: Results) -> dict[str, float]:
         if cell is not None:
             folders = [f"{stage}/{name}/seed~{seed}" for stage, name in training_names(cell) for seed in seeds]
             if all(folder in seconds for folder in folders):
-                found[_name(cell, source.params)] = sum(seconds[folder] for folder in folders) / len(seeds) / 60
+                found[model_name(cell, source.params)] = sum(seconds[folder] for folder in folders) / len(seeds) / 60
     return found
 
 

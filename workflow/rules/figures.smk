@@ -15,6 +15,7 @@ SHOWS = {
     "completions": "images of which some rows are given",
     "samples": "samples of all systems",
     "table1": "Table 1, ours against published",
+    "codec": "compressed files",
     "growth": "the bound, by number of samples",
     "training": "training curves",
 }
