@@ -3,13 +3,14 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from fake_results import write_record, write_results
+from fake_results import write_results
 
 from agave import claims, config, grid, tables
 from agave.claims import language
@@ -20,7 +21,7 @@ from agave.data.arrays import load_images
 from agave.files import sha256
 from agave.models import make_model
 from agave.models.files import describe_model
-from agave.provenance.run_record import RunRecord
+from agave.provenance.run_record import Recorder, RunRecord
 from agave.results import Results, codec_arrays_path
 from agave.review import pretrained
 from agave.runtime.checkpoints import write_tensors
@@ -28,6 +29,11 @@ from agave.runtime.devices import Place, images_to_tensor
 from agave.steps.evaluate import Evaluation, evaluate_bound
 
 CELLS = {"pixelcnn_pp": "exact", "kl_weight~2-levels~256-resolution~16": "elbo", "vae": "elbo"}
+RECORDS = [
+    "pretrain/vae-resolution~16/seed~0/run.json",
+    "pretrain/pixelcnn_pp/seed~0/run.json",
+    *(f"joint/{name}/seed~0/run.json" for name in list(CELLS)[:2]),
+]
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +197,20 @@ def given(params, here, tmp_path, root, monkeypatch):
     (results / "prepare").mkdir(parents=True)
     for file in (here / "prepare").iterdir():
         (results / "prepare" / file.name).write_bytes(file.read_bytes())
-    records = [RunRecord.read(source, "prepare/run.json")]
     for name in list(CELLS)[:2]:
         for path, file in ((f"joint/{name}/seed~0", "model.safetensors"), (f"evaluate/{name}/seed~0", "bound.csv")):
             (results / path).mkdir(parents=True)
             (results / path / file).write_bytes((here / name / file).read_bytes())
-        write_record(results / f"joint/{name}/seed~0/run.json", "joint", [results / f"joint/{name}/seed~0/model.safetensors"])
-        records.append(RunRecord.read(source, f"joint/{name}/seed~0/run.json"))
         compress(root, here, name, results / "codec" / name / "seed~0")
-    return source, records
+    for path in RECORDS:
+        step, name, _, _ = path.split("/")
+        file = results / Path(path).with_name("model.safetensors")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_bytes(b"pretrained")
+        training = {"joint": params.joint, "pretrain": params.pretrain.vae if name.startswith("vae") else params.pretrain.pixelcnn_pp}[step]
+        Recorder(step, {"training": training.model_dump()}, {}).write(results / path, [file])
+    return source, [RunRecord.read(source, path) for path in ("prepare/run.json", *RECORDS)]
 
 
 def copied(source, folder):
@@ -222,6 +233,23 @@ def test_what_the_results_say_of_the_models_in_git_is_computed_again(given, tmp_
     other.write_bytes(other.read_bytes()[:-1])
     problems = pretrained.check_pretrained(source, records, folder).problems
     assert len(problems) == 2 and "gives another pixelcnn_bits_per_dim, by 1e-05" in problems[0] and "images.agv: damaged" in problems[1]
+
+
+def test_models_are_copied_with_a_card_each(given, tmp_path):
+    source, records = given
+    for path in pretrained.write_pretrained(source, records, tmp_path / "pretrained"):
+        card = (path.parent / "README.md").read_text()
+        assert (
+            sha256(path) in card
+            and "photos train (128 crops)" in card
+            and "20 steps of 4 images, joint 10 steps of 4 images; seed 0" in card
+        )
+    assert pretrained.check_pretrained(source, records, tmp_path / "pretrained").problems == []
+    bits = pd.read_csv(source.folder / "evaluate/pixelcnn_pp/seed~0/bound.csv")["pixelcnn_bits_per_dim"][0]
+    assert (
+        f"{bits:.6f} bits/dim on photos test (16 crops): the exact likelihood"
+        in (tmp_path / "pretrained/pixelcnn_pp/README.md").read_text()
+    )
 
 
 def test_another_model_in_git_is_named(given, tmp_path):
