@@ -128,6 +128,7 @@ def write_codec(results: Path, cell: Cell, seed: int, params: Params, terms: dic
     """Files 0.02 % longer than the bound; the first two images of a model with latent variables are coded without them, for 5 % more."""
     count, size = params.codec.images, 3 * params.prepare.image_size**2
     bound_bits = (terms["kl"] - terms.get("log_prob_x", terms.get("log_prob_y", 0.0)))[:count] / np.log(2)
+    count = len(bound_bits)
     by_model = np.arange(count) >= (2 if cell.has_vae else 0)
     bits = bound_bits * np.where(by_model, 1.0002, 1.05)
     data = bytes(int(bits.sum() / 8) + 40)
@@ -143,7 +144,7 @@ def write_codec(results: Path, cell: Cell, seed: int, params: Params, terms: dic
         "file_bits_per_dim": 8 * len(data) / count / size,
         "overhead_percent": 100 * (8 * len(data) / bound_bits.sum() - 1),
         "images_without_latent_variables": int((~by_model).sum()),
-        "overhead_percent_of_the_others": 100 * (bits[by_model].sum() / bound_bits[by_model].sum() - 1),
+        "overhead_percent_of_the_others": 100 * (bits[by_model].sum() / bound_bits[by_model].sum() - 1) if by_model.any() else None,
     }
     write_row(results / codec_path(cell, seed), row)
     np.savez(results / codec_arrays_path(cell, seed), bits=bits, bound_bits=bound_bits, by_model=by_model)
