@@ -24,7 +24,6 @@ import torch
 from agave.config import Params, load
 from agave.evaluation.importance import iwae_bounds as iwae_bounds_with_progress
 from agave.evaluation.memory import MIB, evaluation_cost
-from agave.grid import Cell
 from agave.likelihoods import bits_per_dim
 from agave.models.agave import AGAVE
 from agave.models.interface import scale_to_unit
@@ -131,7 +130,7 @@ def peak(preset: str, samples: int, batch: int, results: object) -> None:
 
 def budgets(arguments: argparse.Namespace) -> None:
     """Peak memory against the budget."""
-    cost = evaluation_cost(params_of(arguments.preset), Cell(resolution=SIZE))
+    cost = evaluation_cost(model_and_images(arguments.preset, 1, initialise=False)[0])
     print(f"{'budget MiB':>12}{'batch':>7}{'K':>6}{'peak without the libraries, MiB':>36}")
     spawn = multiprocessing.get_context("spawn")
     for rows in (4, 16):

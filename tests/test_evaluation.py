@@ -147,12 +147,8 @@ def test_the_batch_fits_the_memory():
         cost.batch(109 * memory.MIB, 50)
 
 
-def with_size(params, size):
-    return params.model_copy(update={"prepare": params.prepare.model_copy(update={"image_size": size})})
-
-
 def test_twice_the_batch_takes_twice_the_memory_of_a_row(params):
-    small, large = (memory.evaluation_cost(with_size(params, size), grid.Cell(resolution=size)) for size in (16, 32))
+    small, large = (memory.evaluation_cost(make_model("agave", params, size).to("meta")) for size in (16, 32))
     assert small.fixed == large.fixed
     assert large.per_row == pytest.approx(4 * small.per_row, rel=0.1)
 

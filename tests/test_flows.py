@@ -504,7 +504,7 @@ def test_costs_are_those_of_the_networks(document, preset, system, sizes, parame
     assert sum(network_costs.multiply_adds(params, cell).values()) == counter.get_total_flops() // 2
     assert multiply_adds in (None, counter.get_total_flops() // 2)
     assert network_costs.kept_bytes(params, cell) == pytest.approx(kept, rel=0.25)
-    assert 0.5 < network_costs.working_bytes(params, cell) / evaluation_cost(params, cell).per_row * 1.5 < 2
+    assert 0.5 < network_costs.working_bytes(params, cell) / evaluation_cost(model.eval()).per_row * 1.5 < 2
 
 
 def test_the_whitening_is_part_of_the_memory_of_jobs_and_evaluations(document):
@@ -512,4 +512,4 @@ def test_the_whitening_is_part_of_the_memory_of_jobs_and_evaluations(document):
     matrix = 4 * 3072**2
     nice, real_nvp = (plan.job(params, "joint_cell", Cell(system, resolution=32)) for system in SYSTEMS)
     assert nice.host_memory - real_nvp.host_memory > 4 * 2 * matrix
-    assert evaluation_cost(params, Cell("nice", resolution=32)).fixed > 2 * matrix
+    assert evaluation_cost(make_model("nice", params, 32)).fixed > 2 * matrix

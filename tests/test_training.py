@@ -16,8 +16,9 @@ from agave.runtime.checkpoints import RollingState, identity
 from agave.runtime.interruption import InterruptedWorkError, Stop
 from agave.training import loop as training
 from agave.training.loop import Pace, Trainer
-from agave.training.schedule import batch_indices, ema_update, learning_rate
+from agave.training.schedule import batch_indices, ema_rate, learning_rate
 from agave.training.tensorboard import watching
+from agave.training.weights import FlatWeights
 
 
 @pytest.fixture(scope="module")
@@ -248,12 +249,39 @@ def test_learning_rate_schedule(params):
 
 
 def test_average_forgets_early_steps():
-    average, current = [torch.zeros(1)], [torch.ones(1)]
-    ema_update(average, current, 0, 0.999)
-    assert average[0].item() == pytest.approx(0.9)  # 1 - (1 + 0) / (10 + 0)
-    for t in range(1, 20_000):
-        ema_update(average, [torch.full((1,), 5.0)], t, 0.999)
-    assert average[0].item() == pytest.approx(5.0, abs=1e-3)
+    average = 3.0
+    average += ema_rate(0, 0.999) * (0.0 - average)
+    assert average == 0.0  # the first weights
+    average += ema_rate(1, 0.999) * (1.0 - average)
+    assert average == pytest.approx(9 / 11)  # 1 - (1 + 1) / (10 + 1)
+    for updates in range(2, 20_000):
+        average += ema_rate(updates, 0.999) * (5.0 - average)
+    assert average == pytest.approx(5.0, abs=1e-3)
+
+
+def test_weights_in_one_vector_train_as_torch_trains_them_one_by_one(params):
+    """Adamax of torch on single tensors, and their averages; of a parameter without a gradient nothing changes."""
+    torch.manual_seed(0)
+    flat, plain = (make_model("agave", params, 16, resolution=16).train() for _ in range(2))
+    plain.load_state_dict(flat.state_dict())
+    weights, optimizer = FlatWeights(flat), torch.optim.Adamax(plain.parameters(), lr=0.01)
+    averages = [parameter.detach().clone() for parameter in plain.parameters()]
+    for step in range(4):
+        gradients = [torch.randn(p.shape) if k > 0 else None for k, p in enumerate(plain.parameters())]
+        for model in (flat, plain):
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+        norm = float(weights.collect_gradient())
+        assert norm == pytest.approx(math.sqrt(sum(float(one.square().sum()) for one in gradients if one is not None)), rel=1e-5)
+        assert all(parameter.grad is None for parameter in flat.parameters())
+        optimizer.step()
+        weights.update(0.01, 0.9)
+        rate = ema_rate(step, 0.9)
+        averages = [average + rate * (p.detach() - average) for average, p in zip(averages, plain.parameters(), strict=True)]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(flat.parameters(), plain.parameters(), strict=True))
+    averaged = weights.averaged_state()
+    assert all(torch.allclose(averaged[name], b, atol=1e-6) for (name, _), b in zip(flat.named_parameters(), averages, strict=True))
+    assert same(weights.state(), {name: tensor.detach() for name, tensor in flat.state_dict().items()})
 
 
 def test_identity_changes_with_everything_that_decides_a_training():

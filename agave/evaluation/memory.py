@@ -1,4 +1,4 @@
-"""Find the memory of a forward pass by running it on tensors without storage, and the batch that fits into a budget."""
+"""Find the memory of a forward pass by running it, and the batch that fits into a budget."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agave.config import Params
 from agave.errors import UserError
-from agave.grid import Cell
-from agave.models import make_model
+from agave.models.interface import LikelihoodModel
 
 MIB = 2**20
 # Memory of the libraries besides the tensors, chosen so that peaks measured on a CPU lie below the budget (benchmarks/evaluation.py).
@@ -33,6 +31,11 @@ class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._alive = 0
         self._known: set[int] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: otherwise torch imports its compiler, which takes over a second, in order not to compile this mode."""
+        return False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it made."""
@@ -80,19 +83,17 @@ class MemoryCost:
         return min(rows, limit)
 
 
-def evaluation_cost(params: Params, cell: Cell) -> MemoryCost:
-    """Return the memory of evaluating a cell in float32 with likelihoods in float64. Nothing is allocated."""
-    image_size = params.prepare.image_size
-    with torch.device("meta"), torch.inference_mode():
-        model = make_model(cell.system, params, image_size, resolution=cell.resolution, levels=cell.levels).eval()
-        model.likelihood_dtype = torch.float64
+@torch.inference_mode()
+def evaluation_cost(model: LikelihoodModel) -> MemoryCost:
+    """Return the memory of evaluating a model, found by a pass of one image and of two, on the device and with the dtypes of the model."""
+    size, device = model.image_size, next(model.parameters()).device
 
-        def peak(batch: int) -> int:
-            x = torch.zeros(batch, 3, image_size, image_size, dtype=torch.uint8)
-            y = torch.zeros(batch, 3, cell.resolution, cell.resolution, dtype=torch.uint8)
-            return peak_bytes(lambda: model(x, y))
+    def peak(batch: int) -> int:
+        x = torch.zeros(batch, 3, size, size, dtype=torch.uint8, device=device)
+        y = torch.zeros(batch, 3, model.resolution, model.resolution, dtype=torch.uint8, device=device)
+        return peak_bytes(lambda: model(x, y))
 
-        one, two = peak(1), peak(2)
+    one, two = peak(1), peak(2)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     return MemoryCost(fixed=2 * weights + LIBRARIES, per_row=int(WORKSPACE * max(two - one, 1)))
 

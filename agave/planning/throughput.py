@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from agave.auxiliary_image import auxiliary_image
 from agave.config import Params
@@ -20,7 +19,7 @@ from agave.objective import objective
 from agave.planning import network_costs
 from agave.planning.plan import Throughput
 from agave.runtime.devices import set_up
-from agave.training.schedule import ema_update
+from agave.training.weights import FlatWeights
 
 SECONDS = 60.0
 """Seconds after which no further network is measured."""
@@ -67,8 +66,7 @@ def _measure(params: Params, cell: Cell, device: torch.device, seconds: float) -
     began, size = time.monotonic(), params.prepare.image_size
     options = {"agave": params.joint, "vae": params.pretrain.vae, "pixelcnn_pp": params.pretrain.pixelcnn_pp}[cell.kind]
     model = make_model(cell.system, params, size, resolution=cell.resolution, levels=cell.levels).to(device)
-    averaged = AveragedModel(model, multi_avg_fn=lambda average, current, updates: ema_update(average, current, updates, 0.9))
-    optimizer = torch.optim.Adamax(model.parameters(), lr=1e-6, foreach=True)
+    weights = FlatWeights(model)
     half = params.compute.precision == "bfloat16"
 
     def images(batch: int) -> tuple[Any, Any]:
@@ -79,9 +77,8 @@ def _measure(params: Params, cell: Cell, device: torch.device, seconds: float) -
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             loss = objective(model(x_uint8, y_uint8), cell.kl_weight)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        averaged.update_parameters(model)
-        optimizer.zero_grad(set_to_none=True)
+        weights.collect_gradient()
+        weights.update(learning_rate=1e-6, ema_decay=0.9)
 
     @torch.inference_mode()
     def evaluate(x_uint8: Any, y_uint8: Any) -> None:

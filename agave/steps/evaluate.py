@@ -118,9 +118,9 @@ class _Run:
         params, cell, options = evaluation.params, evaluation.cell, evaluation.options
         self.device = set_up(params.compute, place.device, place.threads)
         budget = default_budget(self.device) if options.memory is None else options.memory
-        self.batch = evaluation_cost(params, cell).batch(budget, params.evaluate.batch)
         self.model = load_cell(evaluation.weights, params, cell).to(self.device).eval()
         self.model.likelihood_dtype = torch.float64
+        self.batch = evaluation_cost(self.model).batch(budget, params.evaluate.batch)
         self.record = Recorder("evaluate", evaluation.described(), evaluation.inputs, str(self.device))
         self.x_uint8 = images_to_tensor(images, self.device)
         self.y_uint8 = auxiliary_image(self.x_uint8, cell.resolution)

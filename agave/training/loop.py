@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import register_dataclass
 
 from agave.config import Training
@@ -27,7 +26,8 @@ from agave.runtime.interruption import InterruptedWorkError, Stop, stopping_sign
 from agave.runtime.prefetch import hand_over
 from agave.runtime.progress import Progress
 from agave.training.history import COLUMNS, Row, bits_of_terms, describe_fault, history_row, last_note
-from agave.training.schedule import batch_indices, ema_update, learning_rate
+from agave.training.schedule import batch_indices, learning_rate
+from agave.training.weights import FlatWeights
 
 HISTORY_ROWS = 100  # of a whole run, whatever its length
 MAX_SKIPPED_IN_A_ROW = 50
@@ -130,9 +130,7 @@ class Trainer:
         self.pace, self.group, self.stop = pace or Pace(), group or Group(), stop or Stop()
         self._check_division()
         self.device, self.dimensions = x_uint8.device, x_uint8[0].numel()
-        self.optimizer = torch.optim.Adamax(model.parameters(), lr=options.learning_rate, foreach=True)
-        # PAPER: weight averaging is not mentioned; both reference codebases evaluate averaged weights.
-        self.averaged = AveragedModel(model)
+        self.weights = FlatWeights(model)
         self.interval = max(1, options.steps // HISTORY_ROWS)
         # sums since the last row of the history: bits/dim terms, gradient norm, number of updates; the share of this process
         self.sums = torch.zeros(len(COLUMNS) + 2, dtype=torch.float64, device=self.device)
@@ -175,7 +173,8 @@ class Trainer:
                     last_save = time.monotonic()
             self.save(keep=1)  # a finished run that is asked for again needs no step
         at, parameters = self.at, sum(parameter.numel() for parameter in self.model.parameters())
-        return TrainingResult(_clean(self.averaged.module), _clean(self.model), at.history, at.skipped, at.resumed, parameters)
+        averaged, raw = self.weights.averaged_state(), self.weights.state()
+        return TrainingResult(averaged, raw, at.history, at.skipped, at.resumed, parameters)
 
     def restore(self) -> None:
         """Resume from the saved state, if there is one."""
@@ -206,24 +205,19 @@ class Trainer:
         """
         step, options = self.at.step, self.options
         indices = batch_indices(step, options.batch, len(self.x_uint8), self.seed)
-        for param_group in self.optimizer.param_groups:
-            param_group["lr"] = learning_rate(options, step)
         row = torch.zeros_like(self.sums)
         pieces = self._own_pieces()
         for piece in pieces:
             terms = self._forward_backward(indices, piece, last=piece is pieces[-1])
             row[: len(COLUMNS)] += len(piece) / options.batch * torch.stack(bits_of_terms(terms, self.dimensions))
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        norm = self.weights.collect_gradient()
         row[len(COLUMNS) :] = torch.stack([norm.double(), torch.ones_like(norm, dtype=torch.float64)]) / self.group.size
         if float(norm) <= options.skip_gradient_norm:  # false if it is not finite; the one value of a step that the host waits for
-            self.optimizer.step()
-            if self.group.leads:
-                self._average()
+            self.weights.update(learning_rate(options, step), options.ema_decay)
             self.sums += row
             self.at.skipped_in_a_row = 0
         else:
             self._skip(indices, row, progress)
-        self.optimizer.zero_grad(set_to_none=True)
         return terms
 
     def _forward_backward(self, indices: np.ndarray[Any, np.dtype[np.int64]], piece: range, last: bool) -> Terms:
@@ -237,18 +231,6 @@ class Trainer:
                 loss = objective(terms, self.goal.kl_weight, self.goal.auxiliary) * (len(piece) / batch)
             (loss * self.group.size).backward()  # type: ignore[no-untyped-call]  # DistributedDataParallel averages over processes
         return terms
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Update the averaged weights. AveragedModel's own way copies its counter to the GPU and back in every step, which waits twice."""
-        averaged: list[Tensor] = list(self.averaged.module.parameters())
-        current: list[Tensor] = list(self.model.parameters())
-        updates = int(self.averaged.n_averaged)  # lies on the CPU
-        if updates == 0:
-            torch._foreach_copy_(averaged, current)
-        else:
-            ema_update(averaged, current, updates, self.options.ema_decay)
-        self.averaged.n_averaged += 1
 
     def _skip(self, indices: np.ndarray[Any, np.dtype[np.int64]], row: Tensor, progress: Progress) -> None:
         at = self.at
@@ -331,23 +313,14 @@ class Trainer:
 
     def _collect_tensors(self) -> dict[str, Tensor]:
         """Return all tensors that determine the next step; data order and random numbers are functions of seed and step."""
-        tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema/{k}": v for k, v in self.averaged.state_dict().items()}
-        for index, entries in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": value for key, value in entries.items()}
-        return tensors
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        return tensors | {f"training/{name}": tensor for name, tensor in self.weights.tensors.items()}
 
     def _restore_tensors(self, tensors: dict[str, Tensor]) -> None:
-        def part(name: str) -> dict[str, Tensor]:
-            return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-
-        load_weights(self.model, part("model"), self.state.folder)
-        load_weights(self.averaged, part("ema"), self.state.folder)
-        entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("optimizer").items():
-            index, name = key.split("/")
-            entries.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        weights = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
+        load_weights(self.model, weights, self.state.folder)
+        for name, tensor in self.weights.tensors.items():
+            tensor.copy_(tensors[f"training/{name}"])
 
 
 def _data_parallel(model: LikelihoodModel, pace: Pace, one_pass: bool) -> DistributedDataParallel:
@@ -368,7 +341,3 @@ def _pieces(rows: range, largest: int | None) -> list[range]:
 
 def _some(indices: np.ndarray[Any, np.dtype[np.int64]]) -> str:
     return ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-
-
-def _clean(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

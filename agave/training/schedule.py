@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from agave.config import Training
 
@@ -39,10 +36,15 @@ def _order(epoch: int, images: int, seed: int) -> np.ndarray[Any, np.dtype[np.in
     return np.random.default_rng([seed, epoch]).permutation(images)
 
 
-def ema_update(averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int, decay: float) -> None:
-    """Update averaged <- d averaged + (1 - d) current with d = min(decay, (1 + t) / (10 + t)), which forgets early steps quickly.
+def ema_rate(updates: int, decay: float) -> float:
+    """Return how far the average moves towards new weights: averaged <- averaged + rate (weights - averaged).
+
+    The first weights are the average itself. Then the rate is 1 - min(decay, (1 + t) / (10 + t)), which forgets early steps quickly.
+
+    Args:
+        updates: number t of the updates of the average before this one.
+        decay: decay per step when t is large.
 
     Source: the debiased form of the published PixelCNN++ average; TensorFlow's ExponentialMovingAverage.
     """
-    t = int(updates)
-    torch._foreach_lerp_(list(averaged), list(current), 1.0 - min(decay, (1 + t) / (10 + t)))
+    return 1.0 - min(decay, (1 + updates) / (10 + updates)) if updates > 0 else 1.0
