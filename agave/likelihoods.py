@@ -209,6 +209,25 @@ def mixture_log_prob_thresholded(logits: Float[Tensor, "b c h w"], x_uint8: Tens
     return torch.logsumexp(log_weights + log_bins.sum(1), dim=1)
 
 
+class _SoftmaxLogProb(torch.autograd.Function):
+    """Compute the log-probabilities of values (n,) from logits (n, 256), each in one pass over memory; for float32 on a CPU, as in training."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
+        log_prob, log_sum = logits.new_empty(len(logits)), logits.new_empty(len(logits))
+        compiled.call("softmax_log_prob", logits, values, log_prob, log_sum, *logits.shape)
+        ctx.save_for_backward(logits, values, log_sum)
+        return log_prob
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, values, log_sum = ctx.saved_tensors
+        grad_logits = torch.empty_like(logits)
+        compiled.call("softmax_log_prob_backward", grad.contiguous(), logits, values, log_sum, grad_logits, *logits.shape)
+        return grad_logits, None
+
+
 def softmax_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: Tensor) -> Tensor:
     """Return the log-probability of each sub-pixel under a softmax over all its values.
 
@@ -233,8 +252,12 @@ def softmax_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: Tensor) -> Tenso
         )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     rows = logits.permute(0, 2, 3, 1).reshape(-1, channels // 3)  # one a sub-pixel; no copy for channels-last logits
-    values = x_uint8.permute(0, 2, 3, 1).reshape(-1).long()
-    return -F.cross_entropy(rows, values, reduction="none").view(batch, height, width, 3).permute(0, 3, 1, 2)
+    values = x_uint8.permute(0, 2, 3, 1).reshape(-1)
+    if x_uint8.dtype == torch.uint8 and channels == 3 * 256 and compiled.serve(rows, channels_last=False):
+        log_prob = _SoftmaxLogProb.apply(rows, values)
+    else:
+        log_prob = -F.cross_entropy(rows, values.long(), reduction="none")
+    return log_prob.view(batch, height, width, 3).permute(0, 3, 1, 2)
 
 
 def sample_softmax(logits: Float[Tensor, "b l"], uniforms: Float[Tensor, " b"], temperature: float = 1.0) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agave.likelihoods import mixture_log_prob
+from agave.likelihoods import mixture_log_prob, softmax_log_prob
 from agave.models.ops import activation, compiled, elu, gate
 from agave.random_numbers import StepNumbers
 
@@ -58,7 +58,7 @@ def close(found, wanted, tolerance):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", ["elu", "gate", *PADDINGS])
-@pytest.mark.parametrize("shape", [(2, 32, 6, 5), (1, 3, 1, 1), (3, 17, 2, 7)])
+@pytest.mark.parametrize("shape", [(2, 32, 6, 5), (1, 3, 1, 1), (3, 17, 2, 7), (1, 6, 3, 9), (2, 8, 1, 11)])
 def test_values_and_gradients_are_those_of_double_precision(name, shape, dtype, monkeypatch):
     batch, channels, height, width = shape
     inputs = [values(*shape, dtype=dtype)]
@@ -72,9 +72,10 @@ def test_values_and_gradients_are_those_of_double_precision(name, shape, dtype, 
     close(gradients, wanted_gradients, 4 * TYPES[dtype])
 
 
+@pytest.mark.parametrize("channels", [6, 8])
 @pytest.mark.parametrize("with_active", [False, True])
-def test_dropout_drops_the_same_elements(with_active, monkeypatch):
-    x = values(4, 8, 6, 6)
+def test_dropout_drops_the_same_elements(with_active, channels, monkeypatch):
+    x = values(4, channels, 6, 6)
 
     def function(x):
         return padded_concat_elu(x, (1, 0, 1, 0), 0.25, with_active)
@@ -106,6 +107,7 @@ def test_what_is_not_finite_stays_so(value):
     both = x.repeat(1, 2, 1, 1).contiguous(memory_format=torch.channels_last)
     assert not torch.isfinite(gate(torch.zeros_like(x), both)).any()
     assert math.isnan(float(mixture_log_prob(torch.full((1, 10, 1, 1), math.nan), torch.zeros(1, 3, 1, 1, dtype=torch.uint8))))
+    assert softmax_log_prob(torch.full((1, 768, 1, 1), value), torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).isnan().all()
 
 
 @settings(deadline=None, max_examples=30)
@@ -125,6 +127,18 @@ def test_the_likelihood_and_its_gradient_are_those_of_double_precision(seed, mix
     assert ((found.grad.double() - wanted.grad).abs() / scale).max() < 1e-3
 
 
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_the_softmax_and_its_gradient_are_those_of_double_precision(size):
+    logits = (size * torch.randn(2, 768, 4, 5)).contiguous(memory_format=torch.channels_last).requires_grad_()
+    exact = logits.detach().double().requires_grad_()
+    x = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    found, wanted = softmax_log_prob(logits, x), softmax_log_prob(exact, x)
+    weight = torch.randn(wanted.shape)
+    for one in (found, wanted):
+        (one * weight).sum().backward()
+    close([found.detach(), logits.grad], [wanted.detach(), exact.grad], 3e-6 * size)
+
+
 def test_the_number_of_threads_changes_no_bit():
     x, logits = values(3, 8, 9, 7), torch.randn(2, 20, 11, 13)
     pixels = torch.randint(0, 256, (2, 3, 11, 13), dtype=torch.uint8)
@@ -132,7 +146,8 @@ def test_the_number_of_threads_changes_no_bit():
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append((padded_concat_elu(x, (1, 1, 1, 0))[0], mixture_log_prob(logits, pixels)))
+        of_softmax = softmax_log_prob(torch.linspace(-9, 9, 768).expand(2, 11, 13, 768).permute(0, 3, 1, 2), pixels)
+        found.append((padded_concat_elu(x, (1, 1, 1, 0))[0], mixture_log_prob(logits, pixels), of_softmax))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 

@@ -14,6 +14,25 @@
 #define EACH _Pragma("omp parallel for schedule(static) num_threads(threads)")
 #define LANES _Pragma("omp simd")
 
+/* A function of the pixels of a row. Each is compiled once for every number of channels c below: loops over few channels are twice as
+ * fast if their length is known. */
+#define FEW 8 /* pixels at once */
+#define ROW static inline __attribute__((always_inline)) void
+#define CASE(size, call) \
+    case size: { \
+        enum { c = size }; \
+        call; \
+        break; \
+    }
+#define WITH_SIZE(channels, call) \
+    switch (channels) { \
+        CASE(4, call) CASE(6, call) CASE(8, call) CASE(16, call) CASE(32, call) \
+        default: { \
+            const int64_t c = channels; \
+            call; \
+        } \
+    }
+
 static inline float float_of(uint32_t bits) {
     float x;
     memcpy(&x, &bits, 4);
@@ -158,6 +177,35 @@ void mixture_log_prob_float32(const float *restrict logits, const uint8_t *restr
     }
 }
 
+/* likelihoods.softmax_log_prob: logits (n, L) and values (n) -> log_prob (n) and log_sum (n), log sum exp of the logits of a row. */
+void softmax_log_prob_float32(const float *restrict logits, const uint8_t *restrict values, float *restrict log_prob,
+                              float *restrict log_sum, int64_t n, int64_t levels, int threads) {
+    EACH
+    for (int64_t r = 0; r < n; r++) {
+        const float *restrict row = logits + r * levels;
+        float top = row[0], sum = 0.0f;
+        _Pragma("omp simd reduction(max : top)")
+        for (int64_t i = 0; i < levels; i++) top = top < row[i] ? row[i] : top;
+        _Pragma("omp simd reduction(+ : sum)")
+        for (int64_t i = 0; i < levels; i++) sum += exp_minus_abs(top - row[i]);
+        log_sum[r] = top + logf(sum);
+        log_prob[r] = row[values[r]] - log_sum[r];
+    }
+}
+
+/* Its derivative by the logits, times grad (n). */
+void softmax_log_prob_backward_float32(const float *restrict grad, const float *restrict logits, const uint8_t *restrict values,
+                                       const float *restrict log_sum, float *restrict grad_logits, int64_t n, int64_t levels,
+                                       int threads) {
+    EACH
+    for (int64_t r = 0; r < n; r++) {
+        const float *restrict row = logits + r * levels;
+        float *restrict to = grad_logits + r * levels, g = grad[r], l = log_sum[r];
+        for (int64_t i = 0; i < levels; i++) to[i] = -g * exp_minus_abs(l - row[i]);
+        to[values[r]] += g;
+    }
+}
+
 #define T float
 #define NAME(name) name##_float32
 #define GET(x) (x)
@@ -189,11 +237,41 @@ void NAME(elu_backward)(const T *restrict grad, const T *restrict out, T *restri
     for (int64_t i = 0; i < n; i++) grad_x[i] = PUT(GET(grad[i]) * slope(GET(out[i]), 1.0f));
 }
 
+/* scale * elu(x) and scale * elu(-x) of n values. */
+ROW NAME(elu_of_both)(const T *restrict x, T *restrict plus, T *restrict minus, int64_t n, float scale) {
+    for (int64_t i = 0; i < n; i++) {
+        float v = GET(x[i]), e = exp_minus_abs(v) - 1.0f;
+        plus[i] = PUT(scale * elu(v, e));
+        minus[i] = PUT(scale * elu(-v, e));
+    }
+}
+
+/* `concat_elu_forward` of n pixels, which lie side by side. */
+ROW NAME(concat_elu_forward_row)(const T *restrict x, const uint8_t *restrict keep, T *restrict to, T *restrict active, int64_t n,
+                                 float scale, const int64_t c) {
+    T plus[FEW * c], minus[FEW * c];
+    for (int64_t p = 0; p < n; p += c % 8 == 0 ? 1 : FEW) {
+        if (c % 8 == 0) { /* the channels of a pixel fill vectors */
+            NAME(elu_of_both)(x + p * c, to + p * 2 * c, to + p * 2 * c + c, c, scale);
+            continue;
+        }
+        const int64_t count = n - p < FEW ? n - p : FEW;
+        NAME(elu_of_both)(x + p * c, plus, minus, count * c, scale);
+        for (int64_t q = 0; q < count; q++) {
+            memcpy(to + (p + q) * 2 * c, plus + q * c, c * sizeof(T));
+            memcpy(to + (p + q) * 2 * c + c, minus + q * c, c * sizeof(T));
+        }
+    }
+    if (keep)
+        for (int64_t i = 0; i < n * 2 * c; i++) to[i] = keep[i] ? to[i] : 0;
+    if (active) memcpy(active, to, n * 2 * c * sizeof(T));
+}
+
 /* x (B, H, W, C) -> padded (B, top + H + bottom, left + W + right, 2 C): scale * elu([x, -x]) with zeros around; and, if wanted, the
  * same without the zeros. Where keep (B, H, W, 2 C) is given, a byte of 0 drops an element. */
 void NAME(concat_elu_forward)(const T *restrict x, const uint8_t *restrict keep, T *restrict padded, T *restrict active, Shape s,
                               float scale, int threads) {
-    const int64_t c = s.channels, rows = s.top + s.height + s.bottom, row = (s.left + s.width + s.right) * 2 * c;
+    const int64_t rows = s.top + s.height + s.bottom, pixel = 2 * s.channels, row = (s.left + s.width + s.right) * pixel;
     EACH
     for (int64_t r = 0; r < s.batch * rows; r++) {
         const int64_t b = r / rows, h = r % rows - s.top;
@@ -202,73 +280,76 @@ void NAME(concat_elu_forward)(const T *restrict x, const uint8_t *restrict keep,
             memset(to, 0, row * sizeof(T));
             continue;
         }
-        memset(to, 0, s.left * 2 * c * sizeof(T));
-        memset(to + (s.left + s.width) * 2 * c, 0, s.right * 2 * c * sizeof(T));
-        to += s.left * 2 * c;
-        const int64_t from = (b * s.height + h) * s.width * c;
-        float factor[2 * c]; /* of each element: scale, or 0 for a dropped one */
-        for (int64_t k = 0; k < 2 * c; k++) factor[k] = scale;
-        for (int64_t w = 0; w < s.width; w++, to += 2 * c) {
-            const T *restrict at = x + from + w * c;
-            if (keep)
-                for (int64_t k = 0; k < 2 * c; k++) factor[k] = keep[2 * (from + w * c) + k] ? scale : 0.0f;
-            for (int64_t k = 0; k < c; k++) {
-                float v = GET(at[k]), e = exp_minus_abs(v) - 1.0f;
-                to[k] = PUT(factor[k] * elu(v, e));
-                to[c + k] = PUT(factor[c + k] * elu(-v, e));
-            }
-            if (active) memcpy(active + 2 * (from + w * c), to, 2 * c * sizeof(T));
+        memset(to, 0, s.left * pixel * sizeof(T));
+        memset(to + (s.left + s.width) * pixel, 0, s.right * pixel * sizeof(T));
+        to += s.left * pixel;
+        const int64_t from = (b * s.height + h) * s.width;
+        const uint8_t *kept = keep ? keep + from * pixel : 0;
+        T *inside = active ? active + from * pixel : 0;
+        WITH_SIZE(s.channels, NAME(concat_elu_forward_row)(x + from * c, kept, to, inside, s.width, scale, c))
+    }
+}
+
+/* `concat_elu_backward` of n pixels, which lie side by side. */
+ROW NAME(concat_elu_backward_row)(const T *restrict g, const T *restrict a, const T *restrict out, const uint8_t *restrict keep,
+                                  T *restrict to, int64_t n, float scale, const int64_t c) {
+    float both[FEW * 2 * c]; /* gradients of the arguments of elu, x and -x */
+    for (int64_t first = 0; first < n; first += FEW) {
+        const int64_t at = first * 2 * c, count = n - first < FEW ? n - first : FEW;
+        if (g && a)
+            for (int64_t i = 0; i < count * 2 * c; i++) both[i] = slope(GET(out[at + i]), scale) * (GET(g[at + i]) + GET(a[at + i]));
+        else {
+            const T *restrict one = g ? g : a;
+            for (int64_t i = 0; i < count * 2 * c; i++) both[i] = slope(GET(out[at + i]), scale) * GET(one[at + i]);
         }
+        if (keep)
+            for (int64_t i = 0; i < count * 2 * c; i++) both[i] = keep[at + i] ? both[i] : 0.0f;
+        for (int64_t p = 0; p < count; p++)
+            for (int64_t k = 0; k < c; k++) to[(first + p) * c + k] = PUT(both[p * 2 * c + k] - both[p * 2 * c + c + k]);
     }
 }
 
 /* The gradient of x from those of the two outputs, of which either may be missing. */
 void NAME(concat_elu_backward)(const T *restrict grad_padded, const T *restrict grad_active, const T *restrict padded,
                                const uint8_t *restrict keep, T *restrict grad_x, Shape s, float scale, int threads) {
-    const int64_t c = s.channels, rows = s.top + s.height + s.bottom, row = (s.left + s.width + s.right) * 2 * c;
+    const int64_t rows = s.top + s.height + s.bottom, pixel = 2 * s.channels, row = (s.left + s.width + s.right) * pixel;
     EACH
     for (int64_t r = 0; r < s.batch * s.height; r++) {
-        const int64_t b = r / s.height, h = r % s.height;
-        for (int64_t w = 0; w < s.width; w++) {
-            const int64_t inside = (r * s.width + w) * c, outside = (b * rows + s.top + h) * row + (s.left + w) * 2 * c;
-            const T *restrict out = padded + outside;
-            T *restrict to = grad_x + inside;
-            float slopes[2 * c];
-            for (int64_t k = 0; k < 2 * c; k++) slopes[k] = slope(GET(out[k]), scale);
-            if (keep)
-                for (int64_t k = 0; k < 2 * c; k++) slopes[k] *= keep[2 * inside + k] ? 1.0f : 0.0f;
-            if (grad_padded && grad_active) {
-                const T *restrict g = grad_padded + outside, *restrict a = grad_active + 2 * inside;
-                for (int64_t k = 0; k < c; k++)
-                    to[k] = PUT(slopes[k] * (GET(g[k]) + GET(a[k])) - slopes[c + k] * (GET(g[c + k]) + GET(a[c + k])));
-            } else {
-                const T *restrict g = grad_padded ? grad_padded + outside : grad_active + 2 * inside;
-                for (int64_t k = 0; k < c; k++) to[k] = PUT(slopes[k] * GET(g[k]) - slopes[c + k] * GET(g[c + k]));
-            }
-        }
+        const int64_t inside = r * s.width, outside = (r / s.height * rows + s.top + r % s.height) * row + s.left * pixel;
+        const T *g = grad_padded ? grad_padded + outside : 0, *a = grad_active ? grad_active + inside * pixel : 0;
+        const uint8_t *kept = keep ? keep + inside * pixel : 0;
+        WITH_SIZE(s.channels, NAME(concat_elu_backward_row)(g, a, padded + outside, kept, grad_x + inside * c, s.width, scale, c))
     }
+}
+
+ROW NAME(gate_forward_pixels)(const T *restrict t, const T *restrict pq, T *restrict out, int64_t n, const int64_t c) {
+    for (int64_t i = 0; i < n; i++, t += c, pq += 2 * c, out += c)
+        for (int64_t k = 0; k < c; k++) out[k] = PUT(GET(t[k]) + GET(pq[k]) * sigmoid(GET(pq[c + k])));
 }
 
 /* t (n, C) + p * sigmoid(q), with (p, q) the two halves of pq (n, 2 C). */
-void NAME(gate_forward)(const T *restrict t, const T *restrict pq, T *restrict out, int64_t n, int64_t c, int threads) {
+void NAME(gate_forward)(const T *restrict t, const T *restrict pq, T *restrict out, int64_t n, int64_t channels, int threads) {
     EACH
-    for (int64_t i = 0; i < n; i++) {
-        const T *restrict p = pq + 2 * i * c, *restrict q = p + c, *restrict from = t + i * c;
-        T *restrict to = out + i * c;
-        for (int64_t k = 0; k < c; k++) to[k] = PUT(GET(from[k]) + GET(p[k]) * sigmoid(GET(q[k])));
+    for (int64_t i = 0; i < n; i += PIXELS) {
+        const int64_t count = n - i < PIXELS ? n - i : PIXELS;
+        WITH_SIZE(channels, NAME(gate_forward_pixels)(t + i * c, pq + 2 * i * c, out + i * c, count, c))
     }
 }
 
-void NAME(gate_backward)(const T *restrict grad, const T *restrict pq, T *restrict grad_pq, int64_t n, int64_t c, int threads) {
-    EACH
-    for (int64_t i = 0; i < n; i++) {
-        const T *restrict p = pq + 2 * i * c, *restrict q = p + c, *restrict g = grad + i * c;
-        T *restrict to = grad_pq + 2 * i * c;
+ROW NAME(gate_backward_pixels)(const T *restrict g, const T *restrict pq, T *restrict to, int64_t n, const int64_t c) {
+    for (int64_t i = 0; i < n; i++, g += c, pq += 2 * c, to += 2 * c)
         for (int64_t k = 0; k < c; k++) {
-            float s = sigmoid(GET(q[k])), by_p = GET(g[k]) * s;
+            float s = sigmoid(GET(pq[c + k])), by_p = GET(g[k]) * s;
             to[k] = PUT(by_p);
-            to[c + k] = PUT(by_p * GET(p[k]) * (1.0f - s));
+            to[c + k] = PUT(by_p * GET(pq[k]) * (1.0f - s));
         }
+}
+
+void NAME(gate_backward)(const T *restrict grad, const T *restrict pq, T *restrict grad_pq, int64_t n, int64_t channels, int threads) {
+    EACH
+    for (int64_t i = 0; i < n; i += PIXELS) {
+        const int64_t count = n - i < PIXELS ? n - i : PIXELS;
+        WITH_SIZE(channels, NAME(gate_backward_pixels)(grad + i * c, pq + 2 * i * c, grad_pq + 2 * i * c, count, c))
     }
 }
 
