@@ -210,7 +210,7 @@ def mixture_log_prob_thresholded(logits: Float[Tensor, "b c h w"], x_uint8: Tens
 
 
 class _SoftmaxLogProb(torch.autograd.Function):
-    """Compute the log-probabilities of values (n,) from logits (n, 256), each in one pass over memory; for float32 on a CPU, as in training."""
+    """Compute `softmax_log_prob` of values (n,) given logits (n, 256), in one pass over the logits; for float32 on a CPU, as in training."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ def softmax_log_prob(logits: Float[Tensor, "b c h w"], x_uint8: Tensor) -> Tenso
     rows = logits.permute(0, 2, 3, 1).reshape(-1, channels // 3)  # one a sub-pixel; no copy for channels-last logits
     values = x_uint8.permute(0, 2, 3, 1).reshape(-1)
     if x_uint8.dtype == torch.uint8 and channels == 3 * 256 and compiled.serve(rows, channels_last=False):
-        log_prob = _SoftmaxLogProb.apply(rows, values)
+        log_prob: Tensor = _SoftmaxLogProb.apply(rows, values)
     else:
         log_prob = -F.cross_entropy(rows, values.long(), reduction="none")
     return log_prob.view(batch, height, width, 3).permute(0, 3, 1, 2)
