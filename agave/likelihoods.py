@@ -142,7 +142,7 @@ def _prepare_mixture(logits: Tensor, x_uint8: Tensor) -> Tensor:
 
 
 class _MixtureLogProb(torch.autograd.Function):
-    """Compute `mixture_log_prob` and its gradient in one pass over the logits; for float32 on a CPU, as in training."""
+    """Compute `mixture_log_prob` and its gradient in one pass; for float32 on a CPU, as in training."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x_uint8: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ def mixture_log_prob_thresholded(logits: Float[Tensor, "b c h w"], x_uint8: Tens
 
 
 class _SoftmaxLogProb(torch.autograd.Function):
-    """Compute `softmax_log_prob` of values (n,) given logits (n, 256), in one pass over the logits; for float32 on a CPU, as in training."""
+    """Compute `softmax_log_prob` of values (n,) given logits (n, 256), in one pass; for float32 on a CPU, as in training."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
