@@ -71,6 +71,7 @@ localrules:
 rule gather_iwae:
     input:
         shards=gather.iwae("results/{{preset}}/evaluate/{{cell}}/seed~{{seed}}/iwae-{scatteritem}.npz"),
+        runs=gather.iwae("results/{{preset}}/evaluate/{{cell}}/seed~{{seed}}/iwae-{scatteritem}.json"),  # for the cost of the parts
         model="results/{preset}/joint/{cell}/seed~{seed}/model.safetensors",
         manifest="results/{preset}/prepare/manifest.json",
         test=ancient("results/{preset}/prepare/test.npy"),

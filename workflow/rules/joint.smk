@@ -13,6 +13,7 @@ rule joint_cell:
         "logs/{preset}/joint/{cell}/seed~{seed}.log",
     benchmark:
         "logs/{preset}/joint/{cell}/seed~{seed}.tsv"
+    priority: 1
     threads: 1
     resources:
         mem_mb=memory("joint_cell"),

@@ -1,5 +1,6 @@
 # A VAE for each resolution of the auxiliary image, and the PixelCNN++, are trained independently, side by side.
-# `exec` passes the signals that announce a time limit or a preemption to the training itself.
+# Most trainings wait for the PixelCNN++, so it has the highest priority, and the rest of the trainings go before short jobs, which then
+# fill the cores to the end. `exec` passes the signals that announce a time limit or a preemption to the training itself.
 rule pretrain_vae:
     input:
         manifest="results/{preset}/prepare/manifest.json",
@@ -13,6 +14,7 @@ rule pretrain_vae:
         "logs/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}.log",
     benchmark:
         "logs/{preset}/pretrain/vae-resolution~{resolution}/seed~{seed}.tsv"
+    priority: 2
     threads: 1
     resources:
         mem_mb=memory("pretrain_vae"),
@@ -42,6 +44,7 @@ rule pretrain_pixelcnn_pp:
         "logs/{preset}/pretrain/pixelcnn_pp/seed~{seed}.log",
     benchmark:
         "logs/{preset}/pretrain/pixelcnn_pp/seed~{seed}.tsv"
+    priority: 3
     threads: 1
     resources:
         mem_mb=memory("pretrain_pixelcnn_pp"),
