@@ -1,6 +1,8 @@
 import contextlib
 import dataclasses
 import math
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -282,6 +284,27 @@ def test_weights_in_one_vector_train_as_torch_trains_them_one_by_one(params):
     averaged = weights.averaged_state()
     assert all(torch.allclose(averaged[name], b, atol=1e-6) for (name, _), b in zip(flat.named_parameters(), averages, strict=True))
     assert same(weights.state(), {name: tensor.detach() for name, tensor in flat.state_dict().items()})
+
+
+def test_a_training_step_and_an_evaluation_do_not_import_torchs_compiler(root):
+    """It takes longer to import than many a job of the workflow to compute."""
+    code = """
+import sys, torch
+from agave import config
+from agave.evaluation.memory import evaluation_cost
+from agave.models import make_model
+from agave.objective import objective
+from agave.training.weights import FlatWeights
+import agave.steps.evaluate, agave.training.job
+model = make_model("agave", config.load("params.yaml", "tiny"), 16).train()
+weights, x = FlatWeights(model), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+objective(model(x, x), 1.0).backward()
+weights.collect_gradient()
+weights.update(0.01, 0.9)
+evaluation_cost(model.eval())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 
 def test_identity_changes_with_everything_that_decides_a_training():
