@@ -17,6 +17,13 @@ rule write_tables:
         markdown="results/{preset}/tables/table1.md",
         latex="results/{preset}/tables/table1.tex",
         order="results/{preset}/tables/order.csv",
+        codec=report(
+            "results/{preset}/tables/codec.csv",
+            caption="../report/figurecodec.rst",
+            category="Tables",
+            labels={"table": "Compressed files as csv (download)"},
+        ),
+        compressed="results/{preset}/tables/codec.md",
         metrics="results/{preset}/tables/metrics.json",
         run="results/{preset}/tables/run.json",
     log:
