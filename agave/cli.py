@@ -31,6 +31,7 @@ from agave.cli_options import (
     results_options,
     training_options,
 )
+from agave.cli_review import crate, pretrained, verify
 from agave.config import Params
 from agave.errors import UserError
 from agave.files import atomic_write
@@ -48,7 +49,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character shows its number
 
 
-for _command in (evaluate, codec_command, formats, gpu_check, compress, decompress):
+for _command in (evaluate, codec_command, formats, verify, crate, pretrained, gpu_check, compress, decompress):
     main.add_command(_command)
 
 
@@ -204,47 +205,6 @@ def records(params: Params, preset: str, results: Path) -> None:
     from agave.steps.records import write_records
 
     write_records(params, preset, results)
-
-
-@main.command()
-@preset_options
-@click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="File of the claims and their tests.")
-@click.pass_context
-def verify(context: click.Context, params: Params, path: Path) -> None:
-    """Check the results of a preset, redraw them and decide the claims again; exit code 0 only if all is well.
-
-    It changes nothing: neither the results nor what Snakemake has recorded about them.
-    """
-    from agave.review.verify import verify as run
-
-    preset = preset_name(context)
-    if not run(params, preset, Path("results") / preset, path, click.echo):
-        context.exit(1)
-
-
-@main.command()
-@results_options
-@click.option("--output", type=FolderArgument, default="pretrained", help="Folder for the models.")
-def pretrained(params: Params, preset: str, results: Path, output: Path) -> None:
-    """Copy the trained models that git keeps out of the results of a preset, with a card each; for after a new run of the demo."""
-    from agave.provenance.lineage import read_all
-    from agave.results import Results
-    from agave.review.pretrained import write_pretrained
-
-    source = Results(params, preset, results)
-    for path in write_pretrained(source, read_all(source), output):
-        click.echo(path)
-
-
-@main.command()
-@results_options
-@click.option("--output", type=FolderArgument, required=True, help="Folder for the crate; an earlier crate there is replaced.")
-def crate(params: Params, preset: str, results: Path, output: Path) -> None:
-    """Gather workflow, small results and their provenance in a folder for deposit, a Workflow Run RO-Crate."""
-    from agave.review.crate import write_crate
-
-    jobs = write_crate(params, preset, results, output)
-    click.echo(f"{output}: RO-Crate of {jobs} jobs; check it with: rocrate-validator validate {output}")
 
 
 @main.command()
