@@ -41,11 +41,21 @@ def crossed_bootstrap(
     generator = np.random.default_rng(seed)
     flat = samples.reshape(seeds, images, -1)
     by_seed = np.concatenate([np.einsum("bn,snf->bsf", weights, flat, optimize=True) for weights in _weights(generator, images)])
-    of_seeds = np.concatenate(list(_weights(generator, seeds)))
+    of_seeds = drawn_weights(generator, seeds)
     means = np.einsum("bs,bsf->bf", of_seeds, by_seed).reshape(DRAWS, *samples.shape[2:])
     drawn = statistic(means)
+    return value, intervals(drawn, confidence)
+
+
+def intervals(drawn: Values, confidence: Sequence[float]) -> list[tuple[Values, Values]]:
+    """Return the lower and upper ends (comparisons,) of the middle part of draws (DRAWS, comparisons), for each confidence."""
     ends = [np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0) for level in confidence]
-    return value, [(low, high) for low, high in ends]
+    return [(low, high) for low, high in ends]
+
+
+def drawn_weights(generator: np.random.Generator, count: int) -> Values:
+    """Return the weights of the drawn images or seeds, (DRAWS, count), each row of which has the sum 1."""
+    return np.concatenate(list(_weights(generator, count)))
 
 
 def _weights(generator: np.random.Generator, count: int) -> Iterator[Values]:

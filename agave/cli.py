@@ -144,16 +144,17 @@ def joint(params: Params, cell: str, vae: Path | None, pixelcnn_pp: Path | None,
 
 @main.command()
 @model_options
+@click.option("--drawn", type=FolderArgument, help="Folder for all drawn images, samples.npz (default: that of --output).")
 @place_options
-def sample(params: Params, cell: str, dry_run: bool, model: Path, **arguments: Any) -> None:
-    """Draw the reconstructions, samples and completions of CELL that the figures show."""
+def sample(params: Params, cell: str, dry_run: bool, model: Path, drawn: Path | None, **arguments: Any) -> None:
+    """Draw reconstructions, samples and completions with CELL, measure them, and keep those that the figures show."""
     found = cell_of(params, cell)
-    if only_shown(dry_run, blocks_of(params, "model", "compute", "sample"), cell=cell, model=model, **arguments):
+    if only_shown(dry_run, blocks_of(params, "model", "compute", "sample"), cell=cell, model=model, drawn=drawn, **arguments):
         return
     from agave.steps.sample import run
 
     seed, data, output = (arguments.pop(name) for name in ("seed", "data", "output"))
-    run(params, found, seed, data, model, output, place_of("sample", found.system, **arguments))
+    run(params, found, seed, data, model, output, place_of("sample", found.system, **arguments), drawn)
 
 
 @main.command()
@@ -171,7 +172,7 @@ def tables(params: Params, preset: str, results: Path) -> None:
 def figures(names: tuple[str, ...], params: Params, preset: str, results: Path) -> None:
     """Draw the figures NAME, or all of them, as PDF and PNG, with the data behind each.
 
-    NAME is one of 1a, 1b, 1c, 2, 3a, 3b, 4, 5a, 5b, 6, completions, samples, table1, codec, growth and training.
+    NAME is one of 1a, 1b, 1c, 2, 3a, 3b, 4, 5a, 5b, 6, completions, samples, bits, table1, codec, growth and training.
     """
     from agave.steps.figures import run
 

@@ -280,9 +280,10 @@ class Evaluate(ParameterBlock):
 
 
 class Sample(ParameterBlock):
-    """The images that are drawn for the figures."""
+    """The images that are drawn for figures and claims."""
 
-    images: Images = parameter(64, "Number of test images reconstructed, and of samples drawn, per cell.")
+    images: Images = parameter(64, "Number of test images reconstructed, and of samples drawn, per cell and seed; the claims measure them.")
+    shown: Images = parameter(64, "Number of these images that git keeps for the figures, the first ones of the first seed, at most.")
     batch: Count = parameter(64, "Number of images sampled at once. It does not change the result.")
     seed: Seed = parameter(0, "Seed of the noise, shared by all cells: same test images, same noise.")
     round_pixels: bool = parameter(
@@ -331,7 +332,7 @@ class Params(ParameterBlock):
     grid: Grid = block(Grid, "The trained models; each is a cell.")
     joint: Training = block(Training, "Both networks are trained with all losses, from the two pretrained ones.", paper="4.1")
     evaluate: Evaluate = block(Evaluate, "The bounds that are reported.")
-    sample: Sample = block(Sample, "The images that are drawn for the figures.")
+    sample: Sample = block(Sample, "The images that are drawn for figures and claims.")
     codec: Compression = block(Compression, "Lossless compression of test images, to files as long as the likelihoods say.", paper="4.1")
     figures: Figures = block(Figures, "How the figures look.")
 

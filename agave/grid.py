@@ -190,6 +190,11 @@ def codec_cells(params: Params) -> list[Cell]:
     return list(dict.fromkeys(named[name] for name in params.codec.cells))
 
 
+def mapped_cells(params: Params) -> list[Cell]:
+    """Return the cells of which it is shown where on the image the bits go: PixelCNN++ alone and AGAVE of Table 1."""
+    return [baselines(params)[1], table_cells(params)[1]]
+
+
 def all_cells(params: Params) -> list[Cell]:
     """Return every cell of the grid once, baselines first."""
     cells = (

@@ -33,6 +33,10 @@ HISTORIES = "trainings/history.csv"
 TRAINING_RECORDS = "trainings/runs.jsonl"
 CLAIMS = "claims/claims.csv"
 CLAIMS_PAGE = "claims/claims.md"
+POWER = "claims/power.csv"
+
+
+_NOT_OF_AN_IMAGE = ("samples", "bits_map", "bits_of_pixels")
 
 
 def quantities(cell: Cell) -> tuple[str, ...]:
@@ -82,8 +86,18 @@ def compressed_path(cell: Cell, seed: int) -> str:
 
 
 def samples_path(cell: Cell, seed: int) -> str:
-    """Return the path of the images of a cell, below results/<preset>/."""
-    return f"sample/{cell.name}/seed~{seed}/samples.npz"
+    """Return the path of all images that were drawn with a cell, which git does not keep, below results/<preset>/."""
+    return f"drawn/{cell.name}/seed~{seed}/samples.npz"
+
+
+def shown_path(cell: Cell, seed: int) -> str:
+    """Return the path of the images of a cell that the figures show, below results/<preset>/."""
+    return f"sample/{cell.name}/seed~{seed}/shown.npz"
+
+
+def measures_path(cell: Cell, seed: int) -> str:
+    """Return the path of the measures of the images that were drawn with a cell, below results/<preset>/."""
+    return f"sample/{cell.name}/seed~{seed}/measures.npz"
 
 
 def history_paths(params: Params) -> dict[tuple[str, str, int], str]:
@@ -107,7 +121,7 @@ def claim_inputs(params: Params) -> list[str]:
     terms = [per_image_path(cell, seed) for cell in every for seed in seeds]
     bounds = [iwae_arrays_path(cell, seed) for cell in grid.sampled_cells(params) for seed in seeds]
     codec = [codec_arrays_path(cell, seeds[0]) for cell in grid.codec_cells(params)]
-    return [BOUNDS, *terms, *bounds, *(samples_path(cell, seeds[0]) for cell in every), *codec]
+    return [BOUNDS, *terms, *bounds, *(measures_path(cell, seed) for cell in every for seed in seeds), *codec]
 
 
 @dataclass(frozen=True)
@@ -219,11 +233,11 @@ class Results:
         return str(self.table(BOUNDS, BOUND_SCHEMA)["data_set"].iloc[0])
 
     def images(self, cell: Cell, keys: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
-        """Read the images that were drawn for a cell with the first seed of the grid.
+        """Read the images of a cell that the figures show, drawn with the first seed of the grid.
 
         Args:
             cell: the model.
-            keys: names of arrays of samples.npz.
+            keys: names of arrays of shown.npz.
 
         Returns:
             For each key the images, uint8 (N, H, W, 3).
@@ -231,13 +245,19 @@ class Results:
         Raises:
             UserError: the file is missing, damaged, or lacks an array of that shape and type.
         """
-        path = samples_path(cell, self.params.grid.seeds[0])
+        path = shown_path(cell, self.params.grid.seeds[0])
+        found = self.arrays(path, keys)
+        for key, array in found.items():
+            if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array):
+                raise self.wrong(path, f"{key} is {array.dtype} {array.shape}; accepted: uint8 (N, H, W, 3)")
+        return found
+
+    def arrays(self, path: str, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Read some arrays of an .npz file, or raise UserError if it is missing, damaged, or lacks one."""
         arrays = self._arrays(path)
         for key in keys:
             if key not in arrays:
                 raise self.wrong(path, f"lacks the array {key}")
-            if arrays[key].dtype != np.uint8 or arrays[key].ndim != 4 or arrays[key].shape[3] != 3 or not len(arrays[key]):
-                raise self.wrong(path, f"{key} is {arrays[key].dtype} {arrays[key].shape}; accepted: uint8 (N, H, W, 3)")
         return {key: arrays[key] for key in keys}
 
     def per_image(self, cell: Cell, path_of: Callable[[Cell, int], str]) -> dict[str, NDArray[np.float64]]:
@@ -245,20 +265,21 @@ class Results:
 
         Args:
             cell: the model.
-            path_of: names the file of a cell and seed: `per_image_path` or `iwae_arrays_path`.
+            path_of: names the file of a cell and seed: `per_image_path`, `iwae_arrays_path` or `measures_path`.
 
         Returns:
-            {term: (seeds, images) or (seeds, images, numbers of samples)}, nats, in the order of the seeds of the grid.
+            {name: (seeds, images) or (seeds, images, k)}, in the order of the seeds of the grid: terms in nats, of which the
+            importance-sampled bound has one for each number of samples; or measures of images.
 
         Raises:
             UserError: a file is missing or damaged, or has other arrays than the file of the first seed.
         """
         paths = [path_of(cell, seed) for seed in self.params.grid.seeds]
-        found = [{name: array for name, array in self._arrays(path).items() if name != "samples"} for path in paths]
+        found = [{name: array for name, array in self._arrays(path).items() if name not in _NOT_OF_AN_IMAGE} for path in paths]
         for path, arrays in zip(paths, found, strict=True):
             if {name: array.shape for name, array in arrays.items()} != {name: array.shape for name, array in found[0].items()}:
                 raise self.wrong(path, "has other arrays than that of the first seed")
-        return {name: np.stack([arrays[name] for arrays in found]) for name in found[0]}
+        return {name: np.stack([arrays[name] for arrays in found]).astype(np.float64) for name in found[0]}
 
     def bits_without_noise(self, cell: Cell) -> NDArray[np.float64]:
         """Return the negative log-likelihood of a model without noise, exact or bounded, (seeds, all test images), bits/dim of x."""

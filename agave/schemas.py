@@ -110,6 +110,15 @@ CLAIMS_SCHEMA: Schema = {
     "comparison_verdict": "text",
 }
 """claims/claims.csv, one row per comparison."""
+POWER_SCHEMA: Schema = {
+    "sample": "text",
+    "images": "integer",
+    "seeds": "integer",
+    "energy": "number",
+    "low": "number",
+    "high": "number",
+}
+"""claims/power.csv, one row per sample that is compared with test images."""
 HISTORY_SCHEMA: Schema = {
     "step": "integer",
     "kl": "number",

@@ -41,12 +41,14 @@ STEPS = {
     "joint": Step(("prepare", "pretrain"), "Eq. 7: one job a cell and seed", "model.safetensors history.csv", (1, 3), NETWORK),
     "trainings": Step(("pretrain", "joint"), "all training curves and records", "history.csv runs.jsonl", (0, 4), RESULT),
     "evaluate": Step(("prepare", "joint"), "bounds, bits/dim", "bound.csv iwae.csv per_image.npz", (1, 4), NETWORK),
-    "sample": Step(("prepare", "joint"), "samples, reconstructions", "samples.npz", (2, 4), NETWORK),
+    "sample": Step(("prepare", "joint"), "samples, and measures of them", "shown.npz measures.npz", (2, 4), NETWORK),
     "codec": Step(("prepare", "joint", "evaluate"), "test images as real files", "images.agv codec.csv", (1, 5), NETWORK),
     "formats": Step(("prepare",), "the same images as PNG, WebP, ...", "formats.csv", (2, 3), RESULT),
     "tables": Step(("trainings", "evaluate", "codec", "formats"), "bounds, Table 1, file sizes", "table1.md codec.md", (1, 6), RESULT),
     "figures": Step(("trainings", "evaluate", "sample", "tables"), "Figures 1 to 6 and more", "figure4.png .pdf .csv", (0.5, 7), RESULT),
-    "claims": Step(("evaluate", "sample", "codec", "tables"), "a verdict on each claim", "claims.csv claims.md", (1.5, 7), RESULT),
+    "claims": Step(
+        ("evaluate", "sample", "codec", "tables"), "a verdict on each claim", "claims.csv claims.md power.csv", (1.5, 7), RESULT
+    ),
     "records": Step(
         ("prepare", "trainings", "evaluate", "sample", "codec", "formats", "tables", "figures", "claims"),
         "cost of each step, sums of all files",

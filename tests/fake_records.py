@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from agave import figures, grid, tables
 from agave.config import Params
 from agave.provenance.lineage import job_inputs
 from agave.provenance.run_record import Recorder
-from agave.results import bound_path, codec_path, history_paths, iwae_path, samples_path
+from agave.results import bound_path, codec_path, history_paths, iwae_path, measures_path, samples_path
 from agave.steps import records, trainings
 
 
@@ -31,8 +32,9 @@ def write_records(params: Params, preset: str) -> Path:
             job(params, results, "evaluate", options, record_of(bound_path(cell, seed)), "bound.csv", "per_image.npz")
             if cell in grid.sampled_cells(params):
                 job(params, results, "evaluate", options, record_of(iwae_path(cell, seed)), "iwae.csv", "growth.csv", "iwae.npz")
-        options = {"cell": cell.name, "seed": seeds[0], "sample": params.sample.model_dump()}
-        job(params, results, "sample", options, record_of(samples_path(cell, seeds[0])), "samples.npz")
+            options = {"cell": cell.name, "seed": seed, "sample": params.sample.model_dump()}
+            drawn = os.path.relpath(samples_path(cell, seed), Path(measures_path(cell, seed)).parent)
+            job(params, results, "sample", options, record_of(measures_path(cell, seed)), "measures.npz", "shown.npz", drawn)
     for cell in grid.codec_cells(params):
         options = {"cell": cell.name, "seed": seeds[0], "codec": params.codec.model_dump(include={"images", "group"})}
         job(params, results, "codec", options, record_of(codec_path(cell, seeds[0])), "codec.csv", "codec.npz", "images.agv")
@@ -48,7 +50,17 @@ def write_drawn(params: Params, preset: str) -> None:
         outputs = [Path(path).name for path in figures.outputs(name)]
         job(params, results, "figures", {"figures": params.figures.model_dump()}, f"figures/figure{name}.json", *outputs)
     model = {"model": params.model.model_dump()}
-    job(params, results, "claims", model, "claims/run.json", "claims.csv", "claims.md", given={"claims.yaml": Path("claims.yaml")})
+    job(
+        params,
+        results,
+        "claims",
+        model,
+        "claims/run.json",
+        "claims.csv",
+        "claims.md",
+        "power.csv",
+        given={"claims.yaml": Path("claims.yaml")},
+    )
     records.write_records(params, preset, results)
 
 
@@ -78,6 +90,7 @@ def job(
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in outputs:
         if not (path.parent / name).exists():
+            (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
             text = f'{{"name": "{path.parent / name}"}}\n'
             (path.parent / name).write_text(text)
     recorder.write(path, [path.parent / name for name in outputs])

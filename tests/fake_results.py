@@ -11,6 +11,7 @@ from agave import grid
 from agave.config import Params
 from agave.csv_tables import write_table
 from agave.grid import Cell
+from agave.measures import measure
 from agave.provenance.run_record import Recorder
 from agave.published import TABLE_1
 from agave.results import (
@@ -23,12 +24,15 @@ from agave.results import (
     history_paths,
     iwae_arrays_path,
     iwae_path,
+    measures_path,
     per_image_path,
     samples_path,
+    shown_path,
 )
 from agave.schemas import BOUND_QUANTITIES, CELL_SCHEMA, HISTORY_SCHEMA
 from agave.steps import trainings
 
+MAPPED_IMAGES = 6  # as in agave.evaluation.one_sample, which would load torch
 IMAGES, IWAE_IMAGES = 500, 50  # test images, and how many of them the importance-sampled bound is of
 
 
@@ -92,6 +96,15 @@ def terms_of(cell: Cell, seed: int, params: Params, row: dict[str, object]) -> d
         if row[key] != "":
             terms[name] = -(float(str(row[key])) + apart) * nats
     return terms
+
+
+def bits_of(cell: Cell, seed: int, params: Params) -> dict[str, np.ndarray]:
+    """Bits of pixels, more at the edges of an image."""
+    if not cell.models_x:
+        return {}
+    size, mapped = params.prepare.image_size, MAPPED_IMAGES if cell in grid.mapped_cells(params) else 0
+    bits = np.random.default_rng([len(cell.name), seed]).gamma(9, 1.0, (mapped + 1, size, size)).astype(np.float32)
+    return {"bits_map": bits[-1]} | ({"bits_of_pixels": bits[:-1]} if mapped else {})
 
 
 def errors_of(terms: dict[str, np.ndarray], cell: Cell, params: Params) -> dict[str, object]:
@@ -169,7 +182,7 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
             row = bound(cell, seed, params, data_set)
             terms = terms_of(cell, seed, params, row)
             write_row(results / bound_path(cell, seed), row | errors_of(terms, cell, params))
-            np.savez(results / per_image_path(cell, seed), **terms)
+            np.savez(results / per_image_path(cell, seed), **terms, **bits_of(cell, seed, params))
             if cell in grid.sampled_cells(params):
                 write_iwae(results, cell, seed, params, row, terms)
             if cell in grid.codec_cells(params) and seed == params.grid.seeds[0]:
@@ -189,9 +202,15 @@ def write_results(params: Params, results: Path, data_set: str = "photos test (5
                 "pixelcnn_pp": ("original", "prior_sample", "completion"),
                 "agave": tuple(arrays),
             }.get(cell.kind, ("original", "prior_sample"))
-            path = results / samples_path(cell, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, **{key: arrays[key] for key in keys})
+            drawn = {key: arrays[key] for key in keys}
+            shown = params.sample.shown if seed == params.grid.seeds[0] else 0
+            for path, content in (
+                (samples_path, drawn),
+                (shown_path, {key: array[:shown] for key, array in drawn.items()}),
+                (measures_path, measure(drawn, test_images=cell.kind == "pixelcnn_pp")),
+            ):
+                (results / path(cell, seed)).parent.mkdir(parents=True, exist_ok=True)
+                np.savez(results / path(cell, seed), **content)
     write_formats(results, params, data_set)
     for (stage, name, seed), path_name in history_paths(params).items():
         write_history(results / path_name, stage, name, seed, params)

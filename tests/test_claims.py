@@ -11,18 +11,19 @@ import pytest
 import torch
 from fake_results import write_results
 
-from agave import config, grid, presets, published, tables
+from agave import config, grid, measures, presets, published, tables
 from agave.bootstrap import crossed_bootstrap
-from agave.claims import decide, load, measures, network_properties, write_claims
+from agave.claims import decide, load, network_properties, write_claims
 from agave.claims.comparisons import COMPARISONS
 from agave.claims.decide import settled
 from agave.claims.evidence import MEASURES, PROPERTIES, Evidence, Measured, NotTestableError
 from agave.claims.language import Accept, Claim, Models
+from agave.claims.power import SAME, SHUFFLED
 from agave.csv_tables import read_table
 from agave.errors import UserError
 from agave.models.pixelcnn_pp import PixelCNNpp
-from agave.results import CLAIMS, Results, per_image_path
-from agave.schemas import CLAIMS_SCHEMA
+from agave.results import CLAIMS, POWER, Results, measures_path, per_image_path
+from agave.schemas import CLAIMS_SCHEMA, POWER_SCHEMA
 from agave.steps import claims as step
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +198,44 @@ def test_results_that_move_the_other_way_do_not_hold(results):
     assert found == {"C5": "does not hold", "C7": "does not hold", "C8": "does not hold"}
 
 
+def test_image_claims_take_all_seeds(tmp_path):
+    params = with_grid(config.load(ROOT / "params.yaml", "demo"), seeds=[0, 1, 2])
+    write_results(params, tmp_path)
+    evidence = Evidence(Results(params, "demo", tmp_path))
+    cells = grid.kl_weight_cells(params)
+    found = evidence.measure("reconstruction_psnr", cells)
+    assert found.samples.shape == (3, 8, len(cells), 1) and found.basis == "8 images, 3 seeds"
+    assert evidence.measure("sample_energy", cells).found[0].across.shape == (3, 8, 8)
+    path = tmp_path / measures_path(cells[0], 2)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {"reconstruction_psnr": arrays["reconstruction_psnr"] + 9})  # one training of three is better
+    moved = Evidence(Results(params, "demo", tmp_path)).measure("reconstruction_psnr", cells)
+    assert moved.reduce(moved.samples.mean((0, 1)))[0] == pytest.approx(found.reduce(found.samples.mean((0, 1)))[0] + 3)
+    widths = [(high - low)[0] for one in (found, moved) for _, ((low, high),), _ in [one.compare(np.eye(len(cells)), [0.95])]]
+    assert widths[1] > 1.2 * widths[0] + 2  # the noise of training is in the interval
+    np.savez(path, **{name: array for name, array in arrays.items() if name != "reconstruction_psnr"})
+    with pytest.raises(UserError, match="has other arrays than that of the first seed"):
+        Evidence(Results(params, "demo", tmp_path)).measure("reconstruction_psnr", cells)
+
+
+def test_a_measure_that_a_cell_lacks_is_named(results):
+    params, folder = results
+    with pytest.raises(UserError, match=r"sample/vae/seed~0/measures.npz: lacks coarse_prior_sample, which the claims need; make it with"):
+        Evidence(Results(params, "demo", folder)).measure("sample_energy", grid.baselines(params)[:1])
+
+
+def test_the_power_of_the_energy_coefficient_is_written(results):
+    params, folder = results
+    write_claims(params, "demo", folder, ROOT / "claims.yaml")
+    rows = read_table(folder / POWER, POWER_SCHEMA).set_index("sample")
+    assert [*rows.index[:3]] == [SAME, SHUFFLED, "samples of pixCNN++"]
+    assert (rows["low"] <= rows["energy"]).all() and (rows["energy"] <= rows["high"]).all() and (rows["energy"] < 1).all()
+    assert len(rows) == 3 + len(grid.kl_weight_cells(params)) + len(grid.further_cells(params))
+    page = (folder / "claims/claims.md").read_text()
+    assert all(f"| {name} " in page for name in rows.index)
+
+
 def test_a_missing_result_is_named(results):
     params, folder = results
     (folder / "evaluate/vae/seed~0/iwae.npz").unlink()
@@ -307,18 +346,6 @@ def test_one_image_of_one_seed_decides_nothing(results):
     evidence = Evidence(Results(params, "demo", folder))
     with pytest.raises(NotTestableError, match="one image and one seed"):
         evidence.together([np.zeros((1, 1))])
-    with pytest.raises(NotTestableError, match="there is no other one"):
-        MEASURES["own_minus_other"](Single(evidence), grid.kl_weight_cells(params)[:1])
-
-
-class Single(Evidence):
-    """One image of each model."""
-
-    def __init__(self, evidence):
-        super().__init__(evidence.results)
-
-    def images(self, cell, *keys):
-        return {key: pictures(1) for key in keys}
 
 
 def test_a_measure_of_a_network_that_a_model_lacks_is_named(results):

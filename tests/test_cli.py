@@ -253,6 +253,11 @@ def test_steps_in_order_write_what_the_next_one_reads(run, prepared, trained, tm
         assert {k: v.shape for k, v in samples.items()} == dict.fromkeys(
             ["original", "reconstruction", "reconstruction_sample", "prior", "prior_sample", "completion"], (4, 16, 16, 3)
         )
+        with np.load(tmp_path / "shown.npz") as shown:
+            assert all(np.array_equal(shown[name], samples[name]) for name in samples.files)  # fewer than sample.shown
+        with np.load(tmp_path / "measures.npz") as measures:
+            assert measures["reconstruction_change"].shape == (4,) and measures["reconstruction_change"].dtype == np.float32
+            assert "coarse_prior_sample" in measures and "coarse_original" not in measures  # those of the test images: PixelCNN++ alone
 
 
 def test_results_do_not_depend_on_the_batch(prepared, trained, root, tmp_path):

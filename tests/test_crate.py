@@ -192,11 +192,11 @@ def test_a_changed_result_is_refused_and_the_old_crate_stays(checkout: Path, par
 
 
 def test_a_job_that_read_other_files_is_refused(checkout: Path, params: Params) -> None:
-    path = next((checkout / "results/tiny/sample").rglob("samples.json"))
+    path = next((checkout / "results/tiny/sample").rglob("measures.json"))
     record = json.loads(path.read_text())
     next(given for name, given in record["inputs"].items() if name.endswith("model.safetensors"))["sha256"] = 64 * "0"
     path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"samples.npz: was made from another joint/.*model.safetensors than the one at hand; .*--force"):
+    with pytest.raises(UserError, match=r"measures.npz: was made from another joint/.*model.safetensors than the one at hand; .*--force"):
         write(params)
 
 

@@ -208,7 +208,7 @@ def test_after_a_run_by_hand_dvc_has_nothing_to_do(finished: Repository) -> None
     assert finished.to_do() == AT_REST
     tracked = set(finished.run("git", "ls-files", "results").split())
     assert {"results/mini/tables/metrics.json", "results/mini/figures/figure4.csv", "results/mini/prepare/manifest.json"} <= tracked
-    assert {Path(file).parts[2] for file in tracked} == set(STAGES) - {"pretrain", "joint"}  # those are DVC's
+    assert {Path(file).parts[2] for file in tracked} == set(STAGES) - {"pretrain", "joint"}  # those, and drawn/, are DVC's
     assert finished.run("git", "status", "--porcelain") == ""
 
 

@@ -228,6 +228,18 @@ def test_wrong_checkpoints_are_refused(run, params, weights, images, tmp_path):
     assert not (tmp_path / "o").exists() and not (tmp_path / "w").exists()
 
 
+def test_the_map_of_bits_adds_up_to_the_bound(params, images):
+    model = new_model(params, images)
+    whole, pieces = (one_sample_terms(model, images, images, seed=0, batch=batch, mapped=3) for batch in (5, 2))
+    for name in ("bits_map", "bits_of_pixels"):
+        assert np.allclose(whole[name], pieces[name], rtol=1e-6, atol=1e-6)  # convolutions round by the size of a batch
+    of_images = -whole["log_prob_x"] / np.log(2)
+    assert whole["bits_of_pixels"].shape == (3, 16, 16)
+    assert whole["bits_of_pixels"].astype(np.float32).sum((1, 2)) == pytest.approx(of_images[:3], rel=1e-5)
+    assert whole["bits_map"].astype(np.float32).sum() == pytest.approx(of_images.mean(), rel=1e-5)
+    assert "bits_of_pixels" not in one_sample_terms(model, images, images, seed=0, batch=2)
+
+
 def test_no_samples_are_no_bound(params, images):
     with pytest.raises(ValueError, match="samples 0, batch 4; accepted: at least 1 each"):
         iwae_bounds(new_model(params, images), images, images, samples=0, seed=0, batch=4)

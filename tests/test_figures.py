@@ -20,7 +20,7 @@ from agave.config import Params, load
 from agave.errors import UserError
 from agave.figures import curves, images, mosaic, schematic
 from agave.figures.style import text_width, wrap
-from agave.results import BOUNDS, HISTORIES, Results, growth_path, history_paths, samples_path
+from agave.results import BOUNDS, HISTORIES, Results, growth_path, history_paths, per_image_path, shown_path
 from agave.statistics import FORMULA
 from agave.steps import figures as step
 
@@ -149,7 +149,7 @@ def test_training_curves_hold_every_history(params: Params, results: Path) -> No
 @pytest.mark.parametrize("name", SHAPED)
 def test_sample_grids_show_the_first_samples_in_order(name: str, params: Params, results: Path) -> None:
     cell = figures.figure_cells(name, params)[0]
-    with np.load(results / samples_path(cell, 0)) as samples, np.load(results / f"figures/figure{name}.npz") as drawn:
+    with np.load(results / shown_path(cell, 0)) as samples, np.load(results / f"figures/figure{name}.npz") as drawn:
         assert sorted(drawn.files) == sorted(SHAPED[name])
         for key in drawn.files:
             assert drawn[key].shape == (2, 2, *samples[key].shape[1:])  # 4 images, 2 x 2
@@ -163,13 +163,27 @@ def test_rows_show_the_images_of_their_cell(name: str, params: Params, results: 
         assert {key.split("/")[0] for key in keys} == {cell.name for cell in figures.figure_cells(name, params)}
         for key in keys:
             cell, array = key.split("/")
-            with np.load(results / f"sample/{cell}/seed~0/samples.npz") as samples:
+            with np.load(results / f"sample/{cell}/seed~0/shown.npz") as samples:
                 assert np.array_equal(drawn[key], samples[array][: params.figures.columns])
+
+
+def test_the_bits_are_those_of_the_evaluation(params: Params, results: Path, tmp_path: Path) -> None:
+    cells = figures.figure_cells("bits", params)
+    with np.load(results / "figures/figurebits.npz") as drawn, np.load(results / shown_path(cells[0], 0)) as shown:
+        assert np.array_equal(drawn["original"], shown["original"][:4])  # sample.images 4
+        for cell, name in zip(cells, ("pixelcnn_pp", "agave"), strict=True):
+            with np.load(results / per_image_path(cell, 0)) as terms:
+                assert np.array_equal(drawn[name], [*terms["bits_of_pixels"][:4], terms["bits_map"]])
+    copy_inputs("bits", params, results, tmp_path)
+    with np.load(results / per_image_path(cells[1], 0)) as file:
+        np.savez(tmp_path / per_image_path(cells[1], 0), **{name: array for name, array in file.items() if name != "bits_of_pixels"})
+    with pytest.raises(UserError, match=r"per_image.npz: lacks the array bits_of_pixels; make it with: snakemake"):
+        figures.draw("bits", params, "tiny", tmp_path)
 
 
 def test_other_test_images_in_one_cell_are_refused(params: Params, results: Path, tmp_path: Path) -> None:
     copy_inputs("3a", params, results, tmp_path)
-    path = tmp_path / samples_path(grid.kl_weight_cells(params)[1], 0)
+    path = tmp_path / shown_path(grid.kl_weight_cells(params)[1], 0)
     with np.load(path) as file:
         arrays = dict(file)
     np.savez(path, **arrays | {"original": arrays["original"][::-1]})

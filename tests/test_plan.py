@@ -33,7 +33,7 @@ def test_every_job_of_the_workflow_is_planned(document, preset):
     tables = len(grid.sampled_cells(params))
     jobs = {rule["rule"]: rule["jobs"] for rule in made["rules"]}
     assert jobs["joint_cell"] == jobs["evaluate_bound"] == models * seeds
-    assert (jobs["sample_cell"], jobs["evaluate_iwae"], jobs["pretrain_pixelcnn_pp"]) == (models, tables * seeds, seeds)
+    assert (jobs["sample_cell"], jobs["evaluate_iwae"], jobs["pretrain_pixelcnn_pp"]) == (models * seeds, tables * seeds, seeds)
     assert made["total"]["jobs"] == sum(jobs.values()) + sum(plan.small_jobs().values())
 
 

@@ -6,7 +6,6 @@ import pytest
 from click.testing import CliRunner
 from fake_results import write_results
 
-from agave import grid
 from agave.cli import main
 from agave.config import Params, load
 from agave.errors import UserError
@@ -33,8 +32,7 @@ def test_nothing_of_the_grid_is_stale(params: Params, tmp_path: Path) -> None:
     params = with_grid(params, seeds=[0, 1])
     assert prune.stale(params, tmp_path) == []
     write_results(params, tmp_path)
-    extra = [f"sample/{cell.name}/seed~1" for cell in grid.all_cells(params)]  # made up for all seeds, drawn for the first alone
-    assert prune.stale(params, tmp_path) == sorted(extra)
+    assert prune.stale(params, tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,9 @@ def test_nothing_of_the_grid_is_stale(params: Params, tmp_path: Path) -> None:
 )
 def test_a_cell_that_leaves_the_grid_goes_whole(params: Params, tmp_path: Path, change: dict[str, object], gone: str) -> None:
     write_results(params, tmp_path)
-    assert prune.stale(with_grid(params, **change), tmp_path) == [f"{step}/{gone}/seed~0" for step in ("evaluate", "joint", "sample")]
+    assert prune.stale(with_grid(params, **change), tmp_path) == [
+        f"{folder}/{gone}/seed~0" for folder in ("drawn", "evaluate", "joint", "sample")
+    ]
 
 
 def test_seeds_and_pretrained_networks_and_bounds_go_too(params: Params, tmp_path: Path) -> None:
@@ -57,6 +57,7 @@ def test_seeds_and_pretrained_networks_and_bounds_go_too(params: Params, tmp_pat
     low = "kl_weight~2-levels~256-resolution~8/seed~0"
     prune.set_aside(stale, tmp_path, tmp_path / "aside")
     assert prune.stale(with_grid(params, resolutions=[]), tmp_path) == [
+        f"drawn/{low}",
         f"evaluate/{low}",
         f"joint/{low}",
         "pretrain/vae-resolution~8/seed~0",
@@ -92,7 +93,7 @@ def test_set_aside_loses_nothing_and_can_be_undone(params: Params, tmp_path: Pat
     assert tree(results) | tree(aside) == before and not tree(results) & tree(aside)
     assert not (results / "joint/kl_weight~2-levels~256-resolution~8").exists()  # no empty folder stays
     assert prune.list_of(aside).read_text().split() == paths
-    again = results / "sample/kl_weight~2-levels~256-resolution~8/seed~0/samples.npz"
+    again = results / "sample/kl_weight~2-levels~256-resolution~8/seed~0/measures.npz"
     again.parent.mkdir(parents=True)
     again.write_text("newer")
     with pytest.raises(UserError, match="already exists"):

@@ -58,4 +58,4 @@ def test_the_new_system_gets_a_row_in_table_1(copy: Path) -> None:
     assert row["our_model"] == "histogram" and pd.isna(row["our_bound"]) and row["our_images"] == table.loc["pixCNN++", "our_images"]
     assert 7.0 < row["our_bits_per_dim"] < 8.0  # better than uniform, and it cannot be much better
     assert row["our_difference_to_pixelcnn_pp_low"] <= row["our_difference_to_pixelcnn_pp"] <= row["our_difference_to_pixelcnn_pp_high"]
-    assert (copy / "results/tiny/sample/histogram/seed~0/samples.npz").exists()
+    assert (copy / "results/tiny/sample/histogram/seed~0/measures.npz").exists()

@@ -68,7 +68,7 @@ def expected(preset: str) -> dict[str, int]:
         "evaluate_bound": seeds * len(every),
         "evaluate_iwae": seeds * len(grid.sampled_cells(params)) * (10 if preset == "paper" else 1),  # its profile scatters the images
         "gather_iwae": seeds * len(grid.sampled_cells(params)),
-        "sample_cell": len(every),
+        "sample_cell": seeds * len(every),
         "codec_cell": len(grid.codec_cells(params)),
         "compress_with_formats": 1,
         "write_tables": 1,

@@ -12,9 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agave.bootstrap import crossed_bootstrap
 from agave.claims.comparisons import COMPARISONS
-from agave.claims.evidence import Evidence, Measured, NotTestableError, short_name
+from agave.claims.evidence import Apart, Evidence, Measured, NotTestableError, short_name
 from agave.claims.language import Accept, Claim, Test
 from agave.published import DATA_SET, IMAGES
 
@@ -103,11 +102,10 @@ def decide(claim: Claim, evidence: Evidence) -> Decision:
     return Decision(claim, overall, tuple(found), "; ".join(dict.fromkeys(measured.basis for _, measured, _, _ in prepared)))
 
 
-def _compared(test: Test, measured: Measured, labels: list[str], matrix: Values, number: int) -> list[Comparison]:
+def _compared(test: Test, measured: Measured | Apart, labels: list[str], matrix: Values, number: int) -> list[Comparison]:
     """Return the comparisons of a test; `number` is that of all comparisons of the claim."""
     levels = (CONFIDENCE, 1 - (1 - CONFIDENCE) / number)
-    value, ends = crossed_bootstrap(measured.samples, lambda means: measured.reduce(means) @ matrix.T, levels)
-    scale = np.abs(measured.reduce(measured.samples.mean((0, 1)))) @ np.abs(matrix).T
+    value, ends, scale = measured.compare(matrix, levels)
     found = []
     for label, numbers, size in zip(labels, np.stack([value, *ends[0], *ends[1]], axis=1), scale, strict=True):
         exact, low, high, lowest, highest = settled(numbers, float(size), test.accept)

@@ -9,18 +9,22 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from agave import grid, published
-from agave.claims import measures
+from agave import energy, grid, measures, published
+from agave.bootstrap import crossed_bootstrap
 from agave.config import Params
 from agave.errors import UserError
 from agave.grid import Cell
-from agave.results import BOUNDS, Results, iwae_arrays_path, per_image_path
+from agave.results import BOUNDS, Results, iwae_arrays_path, measures_path, per_image_path
 from agave.schemas import BOUND_SCHEMA
 from agave.statistics import rank_correlation
 from agave.units import bits_per_dim
 
 Values = NDArray[np.float64]
 Arrays = Mapping[str, Values]
+Compared = tuple[Values, list[tuple[Values, Values]], Values]
+
+LOWEST = 4
+"""Number of the lowest frequencies of a spectrum that coarse_sample_distance compares."""
 
 
 class NotTestableError(Exception):
@@ -48,6 +52,40 @@ class Measured:
     basis: str
     labels: tuple[str, ...] = ()
 
+    def compare(self, matrix: Values, confidence: Sequence[float]) -> Compared:
+        """Compute linear functions of what was measured, with intervals by the bootstrap.
+
+        Args:
+            matrix: (comparisons, C).
+            confidence: confidence level of each interval.
+
+        Returns:
+            The values (comparisons,), the lower and upper ends for each confidence, and the sum of the magnitudes that each comparison
+            adds or subtracts (comparisons,).
+        """
+        value, ends = crossed_bootstrap(self.samples, lambda means: self.reduce(means) @ matrix.T, confidence)
+        return value, ends, np.abs(self.reduce(self.samples.mean((0, 1)))) @ np.abs(matrix).T
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far samples of C cells are apart from the test images: the energy coefficient of each cell.
+
+    Attributes:
+        found: distances within and between the samples of each cell and the test images.
+        basis: number of images and seeds, in words.
+        labels: always empty: what was measured are cells.
+    """
+
+    found: tuple[energy.Distances, ...]
+    basis: str
+    labels: tuple[str, ...] = ()
+
+    def compare(self, matrix: Values, confidence: Sequence[float]) -> Compared:
+        """Compute linear functions of the coefficients; arguments and result are those of `Measured.compare`."""
+        value, ends = energy.energy_bootstrap(self.found, lambda coefficients: coefficients @ matrix.T, confidence)
+        return value, ends, np.abs(matrix).sum(1)
+
 
 class Evidence:
     """The results of one preset, as measurements.
@@ -66,7 +104,7 @@ class Evidence:
         row = self.results.table(BOUNDS, BOUND_SCHEMA).iloc[0]
         return not published.not_as_published(self.params) and row["data_set"] == published.DATA_SET and row["images"] == published.IMAGES
 
-    def measure(self, name: str, chosen: Sequence[Cell]) -> Measured:
+    def measure(self, name: str, chosen: Sequence[Cell]) -> Measured | Apart:
         """Take a measurement.
 
         Args:
@@ -85,9 +123,31 @@ class Evidence:
         return self.results.per_image(cell, per_image_path)
 
     @cache  # noqa: B019
-    def images(self, cell: Cell, *keys: str) -> dict[str, measures.Images]:
-        """Read the images that were drawn for a cell with the first seed."""
-        return self.results.images(cell, list(keys))
+    def measures(self, cell: Cell) -> Arrays:
+        """Read the measures of the images that were drawn for a cell, (seeds, images) or (seeds, images, k)."""
+        return self.results.per_image(cell, measures_path)
+
+    def measures_of(self, cell: Cell, name: str) -> Values:
+        """Return one of the measures of a cell, or of the test images: (seeds, images) or (seeds, images, k).
+
+        Raises:
+            UserError: the results of the cell lack the measure.
+        """
+        alone = grid.baselines(self.params)[1]
+        found = self.measures(alone if name in measures.OF_TEST_IMAGES else cell)
+        if name not in found:
+            raise self.results.wrong(measures_path(cell, self.params.grid.seeds[0]), f"lacks {name}, which the claims need")
+        return found[name]
+
+    def basis(self, seeds: int, images: int) -> str:
+        """Return the number of images and seeds in words.
+
+        Raises:
+            NotTestableError: there is one image and one seed, so nothing to draw an interval from.
+        """
+        if seeds * images == 1:
+            raise NotTestableError("one image and one seed: nothing to draw an interval from")
+        return f"{images} images, " + (f"{seeds} seeds" if seeds > 1 else "1 seed: without the noise of training")
 
     def together(self, values: Sequence[Values], reduce: Callable[[Values], Values] = _only) -> Measured:
         """Put measurements of several cells, each (seeds, images) or (seeds, images, k), side by side.
@@ -96,17 +156,28 @@ class Evidence:
             UserError: they are of different numbers of images or seeds.
             NotTestableError: there is one image and one seed, so nothing to draw an interval from.
         """
-        shaped = [one if one.ndim == 3 else one[..., None] for one in values]
+        shaped = [np.asarray(one if one.ndim == 3 else one[..., None], np.float64) for one in values]
         if len({one.shape for one in shaped}) > 1:
             raise UserError(f"{self.results.folder}: cells with different numbers of images or seeds; evaluate and sample them again")
-        seeds, images = shaped[0].shape[:2]
-        if seeds * images == 1:
-            raise NotTestableError("one image and one seed: nothing to draw an interval from")
-        basis = f"{images} images, " + (f"{seeds} seeds" if seeds > 1 else "1 seed: without the noise of training")
-        return Measured(np.stack(shaped, axis=2), reduce, basis)
+        return Measured(np.stack(shaped, axis=2), reduce, self.basis(*shaped[0].shape[:2]))
+
+    def apart(self, chosen: Sequence[Cell]) -> Apart:
+        """Compare the samples of cells with the test images by their energy distance.
+
+        Raises:
+            UserError: a result is missing or damaged, or cells have different numbers of images or seeds.
+            NotTestableError: there is one image and one seed.
+        """
+        test = self.measures_of(chosen[0], "coarse_original")[0]  # the same for all seeds
+        drawn = [self.measures_of(cell, "coarse_prior_sample") for cell in chosen]
+        if len({one.shape for one in drawn}) > 1:
+            raise UserError(f"{self.results.folder}: cells with different numbers of images or seeds; sample them again")
+        points = measures.standardised(test, test)
+        found = [energy.distances(measures.standardised(one, test), points) for one in drawn]
+        return Apart(tuple(found), self.basis(*drawn[0].shape[:2]))
 
 
-Measure = Callable[[Evidence, Sequence[Cell]], Measured]
+Measure = Callable[[Evidence, Sequence[Cell]], Measured | Apart]
 
 
 def _bound(name: str) -> Measure:
@@ -193,22 +264,14 @@ def _identity(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
     return Measured(largest[None, None, :, None], _only, "all seeds, not sampled")
 
 
-def _of_images(keys: Sequence[str], function: Callable[..., Values], reduce: Callable[[Values], Values] = _only) -> Measure:
-    """Return the measure of a function of a cell's drawn images: (N, ...) arrays -> (N,) or (N, k)."""
+def _of_images(*names: str, reduce: Callable[[Values], Values] = _only) -> Measure:
+    """Return the measure that images of a cell were given when they were drawn, or several side by side, with what is made of the means."""
 
     def measure(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
-        shown = [evidence.images(cell, *keys) for cell in chosen]
-        return evidence.together([function(*(one[key] for key in keys))[None] for one in shown], reduce)
+        found = [[evidence.measures_of(cell, name) for name in names] for cell in chosen]
+        return evidence.together([some[0] if len(some) == 1 else np.concatenate(some, axis=-1) for some in found], reduce)
 
     return measure
-
-
-def _log_detail(images: measures.Images) -> Values:
-    return np.log10(measures.detail_power(images) + 1e-3)
-
-
-def _spectra(first: measures.Images, second: measures.Images) -> Values:
-    return np.concatenate([measures.log_spectrum(first), measures.log_spectrum(second)], axis=1)
 
 
 def _distance(means: Values, lowest: int | None = None) -> Values:
@@ -216,18 +279,6 @@ def _distance(means: Values, lowest: int | None = None) -> Values:
     first, second = np.split(means, 2, axis=-1)
     distance: Values = np.abs(first - second)[..., :lowest].mean(-1)
     return distance
-
-
-def _own_minus_other(sample: measures.Images, features: measures.Images) -> Values:
-    if len(sample) < 2:
-        raise NotTestableError("one image: there is no other one to compare with")
-    shape, own = measures.low_passed(sample), measures.low_passed(features)
-    return measures.correlation(shape, own) - measures.correlation(shape, np.roll(own, 1, axis=0))
-
-
-def _shape_minus_detail_kept(reconstruction: measures.Images, original: measures.Images) -> Values:
-    shape = measures.correlation(measures.low_passed(reconstruction), measures.low_passed(original))
-    return shape - measures.correlation(measures.detail(reconstruction), measures.detail(original))
 
 
 def _property(name: str) -> Measure:
@@ -255,19 +306,10 @@ MEASURES: dict[str, Measure] = {
     "identity": _identity,
     "order_of_table_1": _order_of_table_1,
     "codec_bits_minus_bound": _codec_bits_minus_bound,
-    "reconstruction_psnr": _of_images(["reconstruction", "original"], measures.psnr),
-    "reconstruction_detail": _of_images(["reconstruction"], _log_detail),
-    "shape_minus_detail_kept": _of_images(["reconstruction", "original"], _shape_minus_detail_kept),
-    "prior_detail": _of_images(["prior"], _log_detail),
-    "prior_detail_of_data": _of_images(["prior", "original"], lambda prior, data: _log_detail(prior) - _log_detail(data)),
-    "draw_detail_of_data": _of_images(["prior_draw", "original"], lambda drawn, data: _log_detail(drawn) - _log_detail(data)),
-    "reconstruction_prior_distance": _of_images(["reconstruction", "prior"], _spectra, _distance),
-    "own_minus_other": _of_images(["reconstruction_sample", "reconstruction"], _own_minus_other),
-    "reconstruction_change": _of_images(["reconstruction_sample", "reconstruction"], measures.rms_difference),
-    "detail_added": _of_images(
-        ["reconstruction_sample", "reconstruction"], lambda sample, features: _log_detail(sample) - _log_detail(features)
-    ),
-    "sample_distance": _of_images(["prior_sample", "original"], _spectra, _distance),
-    "coarse_sample_distance": _of_images(["prior_sample", "original"], _spectra, lambda means: _distance(means, 4)),
+    **{name: _of_images(name) for name in measures.PER_IMAGE if not name.startswith(("spectrum", "coarse"))},
+    "reconstruction_prior_distance": _of_images("spectrum_of_reconstruction", "spectrum_of_prior", reduce=_distance),
+    "sample_distance": _of_images("spectrum_of_prior_sample", "spectrum_of_original", reduce=_distance),
+    "coarse_sample_distance": _of_images("spectrum_of_prior_sample", "spectrum_of_original", reduce=lambda means: _distance(means, LOWEST)),
+    "sample_energy": lambda evidence, chosen: evidence.apart(chosen),
     **{name: _property(name) for name in PROPERTIES},
 }

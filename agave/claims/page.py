@@ -57,7 +57,7 @@ def counts(decisions: Sequence[Decision]) -> dict[str, int]:
     return {verdict: sum(decision.verdict == verdict for decision in decisions) for verdict in VERDICTS}
 
 
-def page_text(decisions: Sequence[Decision], preset: str, data_set: str) -> str:
+def page_text(decisions: Sequence[Decision], power: pd.DataFrame, preset: str, data_set: str) -> str:
     """Return claims/claims.md."""
     import pandas as pd
 
@@ -82,5 +82,13 @@ def page_text(decisions: Sequence[Decision], preset: str, data_set: str) -> str:
         "Of several the least favourable is shown; all are in claims.csv. How each claim is read: claims.yaml.",
         "",
         *notes,
+        "",
+        "## Energy coefficients",
+        "",
+        power.to_markdown(index=False, floatfmt=".4f"),
+        "",
+        "How far samples are apart from test images (`sample_energy`): 0 for the same distribution, at most 1. The first two rows show",
+        "what the statistic can tell apart: half of the test images against the other half, as it is and with the squares of each coarse",
+        "image shuffled. Energy distance: Székely & Rizzo (2013).",
     ]
     return "\n".join(lines) + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,9 +19,13 @@ from agave.statistics import standard_error_of_images
 Array = NDArray[np.float64]
 
 
+MAPPED_IMAGES = 6
+"""Number of images, the first ones, of which the bits of every pixel can be kept."""
+
+
 @torch.inference_mode()
 def one_sample_terms(
-    model: LikelihoodModel, x_uint8: Tensor, y_uint8: Tensor, *, seed: int, batch: int, label: str = "evaluate"
+    model: LikelihoodModel, x_uint8: Tensor, y_uint8: Tensor, *, seed: int, batch: int, label: str = "evaluate", mapped: int = 0
 ) -> dict[str, Array]:
     """Return the terms of the one-sample bound for every image.
 
@@ -30,12 +36,16 @@ def one_sample_terms(
         seed: seed of the latent noise, keyed by image.
         batch: images per forward pass.
         label: name shown by the progress bar.
+        mapped: number of images, the first ones, of which the bits of every pixel are returned.
 
     Returns:
-        {"kl", "log_prob_x", "log_prob_y"}: (N,) nats, float64. Terms that the system lacks are left out.
+        "kl", "log_prob_x" and "log_prob_y" (N,), nats; and of log_prob_x the bits of each pixel, "bits_map" (H, W), their mean over all
+        images, and "bits_of_pixels" (mapped, H, W). What the system lacks is left out. All float64.
     """
     found: dict[str, list[Tensor]] = {"kl": [], "log_prob_x": [], "log_prob_y": []}
+    of_pixels: list[Tensor] = []
     pieces = [range(len(x_uint8))[start : start + batch] for start in range(0, len(x_uint8), batch)]
+    total = x_uint8.new_zeros(x_uint8.shape[2:], dtype=torch.float64)
     noises = made_ahead(model.draw_noise, ((len(images), KeyedNumbers(seed, POSTERIOR, images)) for images in pieces), x_uint8.device)
     with Progress(len(x_uint8), label, "image") as progress:
         for images, noise in zip(pieces, noises, strict=True):
@@ -45,8 +55,17 @@ def one_sample_terms(
                 value = getattr(terms, name)
                 if value is not None:
                     values.append(value.double())  # stays on its device: nothing waits for a batch
+            if terms.log_prob_pixels is not None:
+                bits = -terms.log_prob_pixels.double() / math.log(2)  # (B, H, W)
+                total = total + bits.sum(0)
+                of_pixels.append(bits[: max(0, mapped - images.start)])
             progress.update(len(images))
-    return {name: torch.cat(values).cpu().numpy() for name, values in found.items() if values}
+    joined = {name: torch.cat(values) for name, values in found.items() if values}
+    if of_pixels:
+        joined["bits_map"] = total / len(x_uint8)
+    if of_pixels and mapped:
+        joined["bits_of_pixels"] = torch.cat(of_pixels)
+    return {name: values.cpu().numpy() for name, values in joined.items()}
 
 
 def bound_columns(terms: dict[str, Array], dimensions: int, auxiliary_dimensions: int) -> dict[str, float | None]:

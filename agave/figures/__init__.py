@@ -1,8 +1,8 @@
 """Draw the figures of the paper from small csv and npz files alone, without any model and without torch.
 
 `curves` has Figures 4 and 5b, the growth of the bound and the training curves, `table1` our numbers against the published ones, `codec`
-compressed files, `images` the grids of images, `schematic` Figure 2. `inputs` names the files that a figure reads, `draw` draws it. Only
-`draw` loads the plotting libraries, so that planning a workflow stays fast.
+compressed files, `images` the grids of images, `bits` where on the image the bits go, `schematic` Figure 2. `inputs` names the files that
+a figure reads, `draw` draws it. Only `draw` loads the plotting libraries, so that planning a workflow stays fast.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from agave.config import Params
 from agave.errors import UserError
 from agave.grid import Cell
 from agave.published import TABLE_1
-from agave.results import BOUNDS, CODEC_TABLE, HISTORIES, ORDER, Results, growth_path, samples_path
+from agave.results import BOUNDS, CODEC_TABLE, HISTORIES, ORDER, Results, growth_path, per_image_path, shown_path
 from agave.results import TABLE_1 as TABLE_1_FILE
 
-NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "completions", "samples", "table1", "codec", "growth", "training")
-IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6", "completions", "samples")
+NAMES = ("1a", "1b", "1c", "2", "3a", "3b", "4", "5a", "5b", "6", "completions", "samples", "bits", "table1", "codec", "growth", "training")
+IMAGE_FIGURES = ("1a", "1b", "1c", "3a", "3b", "5a", "6", "completions", "samples", "bits")
 
 
 def figure_cells(name: str, params: Params) -> list[Cell]:
@@ -37,6 +37,8 @@ def figure_cells(name: str, params: Params) -> list[Cell]:
         return grid.levels_cells(params)
     if name == "completions":
         return [grid.table_cells(params)[1], pixelcnn_pp]
+    if name == "bits":
+        return grid.mapped_cells(params)
     if name == "growth":
         return grid.table_cells(params)
     if name == "codec":
@@ -72,8 +74,11 @@ def inputs(name: str, params: Params) -> list[str]:
         return [CODEC_TABLE]
     if name == "growth":
         return [growth_path(cell, seed) for cell in figure_cells(name, params) for seed in params.grid.seeds]
+    if name == "bits":
+        cells, seed = figure_cells(name, params), params.grid.seeds[0]
+        return [BOUNDS, *(per_image_path(cell, seed) for cell in cells), shown_path(cells[0], seed)]
     if name in IMAGE_FIGURES:
-        return [BOUNDS, *(samples_path(cell, params.grid.seeds[0]) for cell in figure_cells(name, params))]
+        return [BOUNDS, *(shown_path(cell, params.grid.seeds[0]) for cell in figure_cells(name, params))]
     return [BOUNDS]
 
 
@@ -131,6 +136,10 @@ def draw(name: str, params: Params, preset: str, results: Path) -> None:
         from agave.figures import schematic
 
         schematic.draw(source)
+    elif name == "bits":
+        from agave.figures import bits
+
+        bits.draw(source)
     elif name in IMAGE_FIGURES:
         from agave.figures import images
 

@@ -11,7 +11,7 @@ from agave.figures import figure_cells
 from agave.figures.mosaic import ImageBlock, compose
 from agave.figures.style import save, style
 from agave.published import TABLE_1
-from agave.results import Results
+from agave.results import Results, shown_path
 
 Images = NDArray[np.uint8]
 Page = list[list[ImageBlock]]
@@ -182,6 +182,5 @@ def _same_images(source: Results, name: str, keys: Sequence[str]) -> dict[str, I
     originals = [source.images(cell, ["original"])["original"][: source.params.figures.columns] for cell in cells]
     for cell, images in zip(cells, originals, strict=True):
         if not np.array_equal(images, originals[0]):
-            path = f"sample/{cell.name}/seed~{source.params.grid.seeds[0]}/samples.npz"
-            raise source.wrong(path, f"shows other test images than the cell {cells[0].name}")
+            raise source.wrong(shown_path(cell, source.params.grid.seeds[0]), f"shows other test images than the cell {cells[0].name}")
     return {"original": originals[0]} | _first(source, name, keys)

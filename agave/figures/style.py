@@ -93,7 +93,7 @@ def footnote(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(lines), size=SMALL, color=GREY, x=0.01, ha="left")
 
 
-def save(figure: Figure, name: str, source: Results, data: pd.DataFrame | Mapping[str, NDArray[np.uint8]]) -> None:
+def save(figure: Figure, name: str, source: Results, data: pd.DataFrame | Mapping[str, NDArray[Any]]) -> None:
     """Write figures/figureNAME.pdf and .png with the data behind them: a frame as .csv, arrays as .npz.
 
     Raises:

@@ -47,9 +47,9 @@ class AGAVE(LatentModel):
     def terms(self, encoding: list[Encoding], x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
         """Return the three terms of Eq. 7: KL, log p(y | f(z)) and log p(x | f(z))."""
         mean, kl_maps = self.vae.decode(encoding, noise["latents"])  # f(z), (B, 3, r, r)
-        log_prob_x = self.log_prob_x(x_uint8, self.features(mean), noise.get("dropout"))
+        log_prob_pixels = self.log_prob_of_pixels(x_uint8, self.features(mean), noise.get("dropout"))
         log_prob_y = None if y_uint8 is None else self.log_prob_y(y_uint8, mean)
-        return self.terms_of(kl_maps, log_prob_x, log_prob_y)
+        return self.terms_of(kl_maps, log_prob_pixels, log_prob_y)
 
     def features(self, mean: Tensor) -> Tensor:
         """Return f(z) as the PixelCNN++ sees it.
@@ -71,8 +71,8 @@ class AGAVE(LatentModel):
             return F.interpolate(features, size=self.image_size, mode="nearest")
         return F.interpolate(features, size=self.image_size, mode="bilinear", align_corners=False)
 
-    def log_prob_x(self, x_uint8: Tensor, features: Tensor, dropout: list[Tensor] | None = None) -> Tensor:
-        """Return log p(x | f(z)) = sum_i log p(x_i | x_<i, f(z)), nats per image (B,).
+    def log_prob_of_pixels(self, x_uint8: Tensor, features: Tensor, dropout: list[Tensor] | None = None) -> Tensor:
+        """Return log p(x_i | x_<i, f(z)) of every pixel, its three channels together, (B, H, W) nats. Their sum is log p(x | f(z)).
 
         Args:
             x_uint8: (B, 3, H, W).
@@ -80,7 +80,7 @@ class AGAVE(LatentModel):
             dropout: masks of the PixelCNN++'s dropout, or None.
         """
         logits = self.pixelcnn_pp(scale_to_unit(x_uint8, self.pixelcnn_pp.out.gain.dtype), features, dropout)
-        return mixture_log_prob(self._for_likelihood(logits), x_uint8).sum((1, 2))
+        return mixture_log_prob(self._for_likelihood(logits), x_uint8)
 
     def draw_noise(self, batch: int, numbers: RandomNumbers) -> Noise:
         """Return the noise of the latent variables and the masks of dropout."""

@@ -92,7 +92,8 @@ class AuxiliaryPixelCNN(LikelihoodModel):
     def terms(self, encoding: Tensor, x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
         """Return -log p(y) as the KL, and log p(x | y)."""
         kl = -self.log_prob_grey(encoding, noise["grey_dropout"]).sum((1, 2))
-        return Terms(kl, self.log_prob_colours(x_uint8, encoding, noise["colour_dropout"]).sum((1, 2)), None, kl.sum())
+        pixels = self.log_prob_colours(x_uint8, encoding, noise["colour_dropout"])  # (B, H, W)
+        return Terms(kl, pixels.sum((1, 2)), None, kl.sum(), pixels.detach())
 
     def log_prob_grey(self, grey: Tensor, dropout: list[Tensor] | None = None) -> Tensor:
         """Return log p(y_i | y_<i) of every pixel, nats: (B, 1, H, W) -> (B, H, W)."""

@@ -205,7 +205,8 @@ class ConvolutionalDRAW(LikelihoodModel):
         pixels, kl_of_steps = self.draw(encoding, noise["latents"])
         sampled, analytic = kl_of_steps.sum(2)  # importance weights need the former; the latter has less noise
         value = x_uint8.to(pixels.mean.dtype) + noise["dequantisation"][0]
-        return Terms(sampled, gaussian_log_density(value, *pixels).sum((1, 2, 3)), None, analytic.sum())
+        density = gaussian_log_density(value, *pixels)  # (B, 3, H, W)
+        return Terms(sampled, density.sum((1, 2, 3)), None, analytic.sum(), density.detach().sum(1))
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:

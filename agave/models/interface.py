@@ -38,12 +38,15 @@ class Terms:
         log_prob_y: (B,) log p(y | f(z)), nats per image; None for a system without an auxiliary image.
         kl_objective: () KL of the objective, nats summed over the batch: with free bits, or a sum of analytic KL divergences; otherwise
             the sum of `kl`.
+        log_prob_pixels: (B, H, W) summands of log_prob_x, one for the three channels of each pixel, without gradients; None for a
+            system whose likelihood is no sum over pixels.
     """
 
     kl: Tensor
     log_prob_x: Tensor | None
     log_prob_y: Tensor | None
     kl_objective: Tensor
+    log_prob_pixels: Tensor | None = None
 
     @property
     def log_prob(self) -> Tensor:

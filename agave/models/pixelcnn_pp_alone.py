@@ -46,7 +46,8 @@ class PixelCNNppAlone(LikelihoodModel):
     def terms(self, encoding: None, x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
         """Return log p(x) = sum_i log p(x_i | x_<i); there is no KL."""
         zero = torch.zeros(x_uint8.shape[0], device=x_uint8.device)
-        return Terms(zero, self.log_prob_subpixels(x_uint8, noise["dropout"]).sum((1, 2)), None, zero.sum())
+        pixels = self.log_prob_subpixels(x_uint8, noise["dropout"])  # (B, H, W)
+        return Terms(zero, pixels.sum((1, 2)), None, zero.sum(), pixels.detach())
 
     def log_prob_subpixels(self, x_uint8: Tensor, dropout: list[Tensor] | None = None) -> Tensor:
         """Return log p(x_i | x_<i) of every pixel, its three channels together: (B, 3, H, W) -> (B, H, W), nats."""

@@ -73,7 +73,8 @@ class SoftmaxModel(LikelihoodModel):
     def terms(self, encoding: None, x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
         """Return log p(x); there is no KL."""
         zero = torch.zeros(len(x_uint8), device=x_uint8.device)
-        return Terms(zero, self.log_prob_subpixels(x_uint8).sum((1, 2, 3)), None, zero.sum())
+        subpixels = self.log_prob_subpixels(x_uint8)  # (B, 3, H, W)
+        return Terms(zero, subpixels.sum((1, 2, 3)), None, zero.sum(), subpixels.detach().sum(1))
 
     @torch.no_grad()
     def initialise(self, x_uint8: Tensor, y_uint8: Tensor | None = None, pretrained: Collection[str] = ()) -> None:

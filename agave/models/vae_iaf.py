@@ -335,9 +335,12 @@ class LatentModel(LikelihoodModel):
         mean, log_scale = self._for_likelihood(mean), self._for_likelihood(self.vae.log_scale)
         return discretized_logistic_log_prob(y_uint8, mean, log_scale, self.levels, self.options.likelihood.tails).sum((1, 2, 3))
 
-    def terms_of(self, kl_maps: Tensor, log_prob_x: Tensor | None, log_prob_y: Tensor | None) -> Terms:
-        """Return the terms of the objective from the KL of each latent feature map (B, G) and the reconstruction terms."""
-        return Terms(kl_maps.sum(1), log_prob_x, log_prob_y, free_bits(kl_maps, self.options.vae.free_bits))
+    def terms_of(self, kl_maps: Tensor, log_prob_pixels: Tensor | None, log_prob_y: Tensor | None) -> Terms:
+        """Return the terms of the objective from the KL of each latent feature map (B, G) and log-likelihoods (B, H, W) and (B,)."""
+        objective = free_bits(kl_maps, self.options.vae.free_bits)
+        if log_prob_pixels is None:
+            return Terms(kl_maps.sum(1), None, log_prob_y, objective)
+        return Terms(kl_maps.sum(1), log_prob_pixels.sum((1, 2)), log_prob_y, objective, log_prob_pixels.detach())
 
     def needs_whole_batch(self) -> str | None:
         """Return the parameter of free bits if it is above 0, because free bits need the batch mean of the KL."""

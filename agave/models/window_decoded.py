@@ -67,7 +67,8 @@ class WindowDecodedModel(LikelihoodModel):
     def terms(self, encoding: Any, x_uint8: Tensor, y_uint8: Tensor | None, noise: Noise) -> Terms:
         """Return KL and log p(x | phi(z))."""
         features, kl, kl_objective = self.infer(encoding, noise["latents"])
-        return Terms(kl, self.log_prob_of_pixels(x_uint8, features).sum((1, 2)), None, kl_objective)
+        pixels = self.log_prob_of_pixels(x_uint8, features)  # (B, H, W)
+        return Terms(kl, pixels.sum((1, 2)), None, kl_objective, pixels.detach())
 
     def log_prob_of_pixels(self, x_uint8: Tensor, features: Tensor) -> Tensor:
         """Return log p(x_i | x_window(i), phi) of every pixel, its three channels together: (B, 3, H, W) -> (B, H, W), nats."""

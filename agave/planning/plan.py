@@ -214,7 +214,7 @@ def jobs(params: Params) -> list[tuple[PlannedJob, int]]:
         ("joint_cell", every, seeds),
         ("evaluate_bound", every, seeds),
         ("evaluate_iwae", grid.sampled_cells(params), seeds),
-        ("sample_cell", every, 1),
+        ("sample_cell", every, seeds),
         ("codec_cell", grid.codec_cells(params), 1),
     ):
         found += [(job(params, rule, cell), times) for cell in chosen]

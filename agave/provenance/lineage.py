@@ -15,6 +15,7 @@ from agave.results import (
     CLAIMS_PAGE,
     HISTORIES,
     IMAGE_FORMATS,
+    POWER,
     TRAINING_RECORDS,
     Results,
     bound_path,
@@ -26,13 +27,15 @@ from agave.results import (
     history_paths,
     iwae_arrays_path,
     iwae_path,
+    measures_path,
     per_image_path,
-    samples_path,
+    shown_path,
     training_names,
 )
 
 TRAIN_IMAGES, TEST_IMAGES = "prepare/train.npy", "prepare/test.npy"
 WEIGHTS = "model.safetensors"
+_LARGE = ("prepare/", "pretrain/", "joint/", "drawn/")
 RECORDS_RECORD = "records/run.json"
 
 
@@ -55,10 +58,9 @@ def job_inputs(params: Params) -> dict[str, list[str]]:
             read += [f"{stage}/{name}/seed~{seed}/{WEIGHTS}" for stage, name in training_names(cell) if stage == "pretrain"]
         jobs[str(Path(path).with_name("run.json"))] = read
     jobs["trainings/run.json"] = list(history_paths(params).values())
-    bounds = [(bound_path, cell, seed) for cell in grid.all_cells(params) for seed in seeds]
-    bounds += [(iwae_path, cell, seed) for cell in grid.sampled_cells(params) for seed in seeds]
-    drawn = [(samples_path, cell, seeds[0]) for cell in grid.all_cells(params)]
-    for path_of, cell, seed in bounds + drawn:
+    measured = [(path_of, cell, seed) for path_of in (bound_path, measures_path) for cell in grid.all_cells(params) for seed in seeds]
+    measured += [(iwae_path, cell, seed) for cell in grid.sampled_cells(params) for seed in seeds]
+    for path_of, cell, seed in measured:
         model = f"joint/{cell.name}/seed~{seed}/{WEIGHTS}"
         jobs[str(Path(path_of(cell, seed)).with_suffix(".json"))] = [TEST_IMAGES, model]
     for cell in grid.codec_cells(params):
@@ -102,8 +104,8 @@ def read_all(results: Results, *, but: Sequence[str] = ()) -> list[RunRecord]:
 
 def large_files(records: Sequence[RunRecord]) -> dict[str, str]:
     """Return the weights, histories and arrays, which are not in git, as {path relative to results/<preset>/: SHA-256}."""
-    made = (file for record in records if record.step in ("prepare", "pretrain", "joint") for file in record.files.items())
-    return {path: digest for path, digest in made if not path.endswith(".json")}
+    made = (file for record in records for file in record.files.items())
+    return {path: digest for path, digest in made if path.startswith(_LARGE) and not path.endswith(".json")}
 
 
 def input_paths(record: RunRecord) -> Iterator[tuple[str, str]]:
@@ -141,12 +143,12 @@ def broken_links(records: Sequence[RunRecord], params: Params, known: Mapping[st
 
 def _small_files(params: Params, jobs: Sequence[str]) -> list[str]:
     seeds = params.grid.seeds
-    found = {"prepare/manifest.json", HISTORIES, TRAINING_RECORDS, IMAGE_FORMATS, CLAIMS, CLAIMS_PAGE}
-    found |= {path(cell, seed) for cell in grid.all_cells(params) for seed in seeds for path in (bound_path, per_image_path)}
+    found = {"prepare/manifest.json", HISTORIES, TRAINING_RECORDS, IMAGE_FORMATS, CLAIMS, CLAIMS_PAGE, POWER}
+    every = (bound_path, per_image_path, measures_path, shown_path)
+    found |= {path(cell, seed) for cell in grid.all_cells(params) for seed in seeds for path in every}
     found |= {
         path(cell, seed) for cell in grid.sampled_cells(params) for seed in seeds for path in (iwae_path, growth_path, iwae_arrays_path)
     }
-    found |= {samples_path(cell, seeds[0]) for cell in grid.all_cells(params)}
     found |= {path(cell, seeds[0]) for cell in grid.codec_cells(params) for path in (codec_path, codec_arrays_path, compressed_path)}
     found |= {f"tables/{name}" for name in tables.FILES} | {path for name in figures.NAMES for path in figures.outputs(name)}
     return sorted(found | {path for path in jobs if not _of_training(path)})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import posixpath
 import resource
 import sys
 import time
@@ -91,7 +93,7 @@ class RunRecord(_Strict):
         machine, git: the machine and the state of the code.
         packages: {name: version} of the libraries that results depend on.
         started: when the step began, with time zone.
-        outputs: {file name: SHA-256} of the files written, which lie beside the record.
+        outputs: {path relative to the folder of the record: SHA-256} of the files written.
         threads: number of threads of torch; this and the next three are None if torch was not loaded.
         kernels: "compiled" or "torch", the kernels that ran; None if none were needed.
         cpu_capability: vector instructions that torch uses.
@@ -199,7 +201,7 @@ class RunRecord(_Strict):
     @property
     def files(self) -> dict[str, str]:
         """Return the files that the job wrote, relative to results/<preset>/, with their SHA-256."""
-        return {f"{self.folder}/{name}": digest for name, digest in self.outputs.items()}
+        return {posixpath.normpath(f"{self.folder}/{name}"): digest for name, digest in self.outputs.items()}
 
     @property
     def system(self) -> str | None:
@@ -265,7 +267,7 @@ class Recorder:
 
         Args:
             path: path of the json file.
-            outputs: files that the step wrote, in the folder of the record.
+            outputs: files that the step wrote.
             **facts: further entries.
 
         Raises:
@@ -277,7 +279,7 @@ class Recorder:
             "wall_seconds": round(time.monotonic() - self._began, 3),
             "processor_seconds": round(time.process_time(), 3),
             "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1),
-            "outputs": {output.name: sha256(output) for output in outputs},
+            "outputs": {Path(os.path.relpath(output, Path(path).parent)).as_posix(): sha256(output) for output in outputs},
             **arithmetic(self._record["device"]),
             **facts,
         }

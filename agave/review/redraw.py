@@ -12,7 +12,7 @@ from PIL import Image
 
 from agave import claims, figures, tables
 from agave.config import Params
-from agave.results import CLAIMS, CLAIMS_PAGE
+from agave.results import CLAIMS, CLAIMS_PAGE, POWER
 from agave.runtime.progress import Progress
 
 SOURCES = ("prepare", "trainings", "evaluate", "sample", "codec", "formats")  # what is drawn from; the rest of the folder is drawn
@@ -59,6 +59,7 @@ def drawn() -> list[str]:
         *(path for name in figures.NAMES for path in figures.outputs(name)),
         CLAIMS,
         CLAIMS_PAGE,
+        POWER,
     ]
 
 

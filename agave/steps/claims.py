@@ -8,7 +8,7 @@ from typing import Any
 from agave.claims import Decision, write_claims
 from agave.config import Params
 from agave.provenance.run_record import recording
-from agave.results import CLAIMS, CLAIMS_PAGE, claim_inputs
+from agave.results import CLAIMS, CLAIMS_PAGE, POWER, claim_inputs
 
 
 def inputs(params: Params) -> list[str]:
@@ -46,5 +46,5 @@ def run(params: Params, preset: str, results: Path, path: Path) -> list[Decision
     read = {"claims.yaml": path} | {name: results / name for name in inputs(params)}
     with recording("claims", options(params), read, results / "claims/run.json") as record:
         decisions = write_claims(params, preset, results, path)
-        record.outputs += [results / CLAIMS, results / CLAIMS_PAGE]
+        record.outputs += [results / CLAIMS, results / CLAIMS_PAGE, results / POWER]
     return decisions

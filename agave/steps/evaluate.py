@@ -17,9 +17,9 @@ from agave.data.arrays import ImageArray, load_images, write_npz
 from agave.errors import UserError
 from agave.evaluation.importance import gather_shards, growth_samples, iwae_bounds, shard_path, shard_range, write_shard
 from agave.evaluation.memory import default_budget, evaluation_cost
-from agave.evaluation.one_sample import Array, bound_columns, mean_and_error, one_sample_terms
+from agave.evaluation.one_sample import MAPPED_IMAGES, Array, bound_columns, mean_and_error, one_sample_terms
 from agave.files import sha256
-from agave.grid import Cell, sampled_cells
+from agave.grid import Cell, mapped_cells, sampled_cells
 from agave.likelihoods import bits_per_dim
 from agave.models import REGISTRY
 from agave.models.files import load_cell
@@ -132,18 +132,23 @@ class _Run:
 def evaluate_bound(evaluation: Evaluation, place: Place) -> None:
     """Write the one-sample bound of a cell on all test images: bound.csv and per_image.npz.
 
+    per_image.npz has the terms of every image, the mean bits of each pixel, and for the models of figure `bits` those of some images.
+
     Raises:
         UserError: bad input, or a value that is not finite.
     """
     params, cell, output = evaluation.params, evaluation.cell, evaluation.output
     run = _Run(evaluation, place, load_images(evaluation.data, "test"))
+    mapped = MAPPED_IMAGES if cell in mapped_cells(params) else 0
     with run.autocast, folded(run.model):
-        values = one_sample_terms(run.model, run.x_uint8, run.y_uint8, seed=params.evaluate.seed, batch=run.batch, label=run.label)
+        values = one_sample_terms(
+            run.model, run.x_uint8, run.y_uint8, seed=params.evaluate.seed, batch=run.batch, label=run.label, mapped=mapped
+        )
     _check_finite(values, cell)
     row = evaluation.row(len(run.x_uint8)) | bound_columns(values, run.x_uint8[0].numel(), 3 * cell.resolution**2)
     files = [output / "bound.csv", output / "per_image.npz"]
     write_table(files[0], [row])
-    write_npz(files[1], values)
+    write_npz(files[1], {name: array.astype(np.float32) if name.startswith("bits") else array for name, array in values.items()})
     run.record.write(output / "bound.json", files, threads=torch.get_num_threads(), batch=run.batch)
 
 

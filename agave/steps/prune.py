@@ -15,9 +15,9 @@ from agave import grid
 from agave.config import Params
 from agave.errors import UserError
 from agave.files import atomic_write
-from agave.results import bound_path, codec_path, history_paths, iwae_path, samples_path
+from agave.results import bound_path, codec_path, history_paths, iwae_path, measures_path, samples_path
 
-MODEL_STEPS = ("pretrain", "joint", "evaluate", "sample", "codec")
+MODEL_FOLDERS = ("pretrain", "joint", "evaluate", "drawn", "sample", "codec")
 _MODEL = re.compile(rf"{grid.NAME_PATTERN}|vae-resolution~[0-9]+")
 _SEED = re.compile(r"seed~[0-9]+")
 
@@ -36,13 +36,12 @@ def stale(params: Params, results: Path) -> list[str]:
     """
     seeds = params.grid.seeds
     wanted = set(history_paths(params).values())
-    wanted |= {bound_path(cell, seed) for cell in grid.all_cells(params) for seed in seeds}
-    wanted |= {samples_path(cell, seeds[0]) for cell in grid.all_cells(params)}
+    wanted |= {path(cell, seed) for path in (bound_path, samples_path, measures_path) for cell in grid.all_cells(params) for seed in seeds}
     wanted |= {codec_path(cell, seeds[0]) for cell in grid.codec_cells(params)}
     folders = {results / Path(path).parent for path in wanted}
     sampled = {results / Path(iwae_path(cell, seed)).parent for cell in grid.sampled_cells(params) for seed in seeds}
     found: list[Path] = []
-    for step in MODEL_STEPS:
+    for step in MODEL_FOLDERS:
         for folder in (results / step).glob("*/seed~*"):
             if not (_MODEL.fullmatch(folder.parent.name) and _SEED.fullmatch(folder.name) and folder.is_dir()):
                 continue

@@ -1,4 +1,4 @@
-"""The step `sample`: draw the images of a trained cell that the figures show."""
+"""The step `sample`: draw images with a trained cell, measure them, and keep those that the figures show."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from agave.config import Params
 from agave.data.arrays import load_images, write_npz
 from agave.errors import UserError
 from agave.grid import Cell
+from agave.measures import measure
 from agave.models.files import load_cell
 from agave.provenance.run_record import Recorder
 from agave.runtime.devices import Place, images_to_tensor, set_up
 
 
-def run(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place) -> None:
+def run(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output: Path, place: Place, drawn: Path | None = None) -> None:
     """Write samples.npz, uint8 arrays (N, height, width, 3), with the same test images and noise for every cell.
 
     For a cell with a VAE these are original, reconstruction (f(z) with z from the posterior) and prior (f(z) with z from the prior).
@@ -25,14 +26,19 @@ def run(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output
     original with all but its first rows drawn again given the reconstruction's f(z). The VAE alone has prior_draw, a draw from p(y|z).
     PixelCNN++ alone has original, prior_sample and completion.
 
+    What git keeps of them are two small files: measures.npz, the measures of `agave.measures` for each image (those of the test images
+    alone only for PixelCNN++ alone, because they are the same for all cells), and shown.npz, the first `sample.shown` images of each
+    array for the first seed of the grid, none for the other seeds.
+
     Args:
         params: parameters of the preset.
         cell: the model.
         seed: seed of its training.
         data: folder of `agave prepare`.
         weights: model.safetensors of the cell.
-        output: folder for samples.npz and samples.json.
+        output: folder for measures.npz, shown.npz and measures.json.
         place: device and limits of the work.
+        drawn: folder for samples.npz; None: `output`.
 
     Raises:
         UserError: bad input.
@@ -53,5 +59,9 @@ def run(params: Params, cell: Cell, seed: int, data: Path, weights: Path, output
             parts.setdefault(name, []).append(tensor)
     # (N, 3, H, W) tensors -> (N, H, W, 3) arrays
     arrays = {name: np.ascontiguousarray(torch.cat(some).cpu().permute(0, 2, 3, 1).numpy()) for name, some in parts.items()}
-    write_npz(output / "samples.npz", arrays)
-    record.write(output / "samples.json", [output / "samples.npz"], threads=torch.get_num_threads())
+    shown = params.sample.shown if seed == params.grid.seeds[0] else 0
+    files = [output / "measures.npz", output / "shown.npz", (drawn or output) / "samples.npz"]
+    write_npz(files[0], measure(arrays, test_images=cell.kind == "pixelcnn_pp"))
+    write_npz(files[1], {name: array[:shown] for name, array in arrays.items()})
+    write_npz(files[2], arrays)
+    record.write(output / "measures.json", files, threads=torch.get_num_threads())

@@ -14,6 +14,7 @@ rule decide_claims:
             labels={"table": "Every comparison as csv (download)"},
         ),
         markdown="results/{preset}/claims/claims.md",
+        power="results/{preset}/claims/power.csv",
         run="results/{preset}/claims/run.json",
     log:
         "logs/{preset}/claims.log",

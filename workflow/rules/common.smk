@@ -137,10 +137,10 @@ def minutes(step):
     return lambda wildcards, attempt: plan.minutes(planned_job(step, wildcards), THROUGHPUT, attempt)
 
 
-def cell_files(step, name, chosen=None, seeds=SEEDS):
+def cell_files(step, name, chosen=None):
     """Return the path of a file for each of the cells (default: all) and seeds."""
     chosen = grid.all_cells(PARAMS) if chosen is None else chosen
-    return [f"{RESULTS}/{step}/{cell.name}/seed~{seed}/{name}" for cell in chosen for seed in seeds]
+    return [f"{RESULTS}/{step}/{cell.name}/seed~{seed}/{name}" for cell in chosen for seed in SEEDS]
 
 
 def own_images(wildcards):

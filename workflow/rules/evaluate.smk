@@ -32,6 +32,7 @@ rule evaluate_bound:
     params:
         model=lambda wildcards: networks(cell_of(wildcards)),
         seed=PARAMS.evaluate.seed,
+        mapped=lambda wildcards: cell_of(wildcards) in grid.mapped_cells(PARAMS),
         source=lambda wildcards: source("evaluate", cell_of(wildcards).system),
     shell:
         "agave evaluate bound {wildcards.cell} --preset {wildcards.preset} --seed {wildcards.seed} --model {input.model}"

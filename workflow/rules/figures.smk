@@ -14,6 +14,7 @@ SHOWS = {
     "6": "samples with coarser auxiliary images",
     "completions": "images of which some rows are given",
     "samples": "samples of all systems",
+    "bits": "where on the image the bits go",
     "table1": "Table 1, ours against published",
     "codec": "compressed files",
     "growth": "the bound, by number of samples",
