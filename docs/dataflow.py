@@ -54,9 +54,7 @@ STEPS = {
         (1, 8),
         RESULT,
     ),
-    "page": Step(
-        ("prepare", "trainings", "tables", "figures", "claims", "records"), "the paper, reproduced", "index.html", (1, 9), RESULT
-    ),
+    "page": Step(("prepare", "trainings", "tables", "figures", "claims", "records"), "the paper, reproduced", "index.html", (1, 9), RESULT),
     "report": Step(("figures", "claims", "records", "page"), "provenance (make report)", "reports/<preset>.html", (1, 10), RESULT),
 }
 INPUTS = {

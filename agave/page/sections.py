@@ -163,7 +163,7 @@ SECTIONS = (
     ),
     Section(
         "codec",
-        "Section 4.1",
+        "Compression",
         "Bits per dimension are bits in a file",
         ("section 4.1",),
         [
