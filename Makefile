@@ -22,7 +22,7 @@ SNAKEFILES := Snakefile workflow/rules
 # In a clone the small results are there and the networks are not: Snakemake may take that for finished.
 FROM_THE_IMAGES = $(if $(wildcard results/$(PRESET)/pretrain),,--forcerun prepare_images)
 
-.PHONY: help install demo report verify plan gpu-check test test-integration test-report test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
+.PHONY: help install demo page report verify plan gpu-check test test-integration test-report test-slurm check bench crate dvc-commit dvc-checkout schema docs site format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,11 +35,16 @@ demo: .venv/installed  ## every table and figure of PRESET (demo: minutes, witho
 	@echo "Progress of a training: tail -F logs/$(PRESET)/pretrain/pixelcnn_pp/seed~0.log"
 	snakemake all $(FROM_THE_IMAGES) --profile $(PROFILE) --config preset=$(PRESET)
 	@echo
-	@echo "Done. Look at"
+	@echo "Done. Open in a browser"
+	@echo "  results/$(PRESET)/page/index.html       the paper, reproduced: all of this in one page, which needs no network"
+	@echo "or look at"
 	@echo "  results/$(PRESET)/figures/figure4.png   the KL and the total fall as the KL weight grows"
 	@echo "  results/$(PRESET)/figures/              the other figures, as PDF and PNG, with the data behind each"
 	@echo "  results/$(PRESET)/tables/table1.md      Table 1 with our rows"
 	@echo "  results/$(PRESET)/claims/claims.md      what these results say about each claim of the paper"
+
+page: .venv/installed  ## results/PRESET/page/index.html again, from the small results that are in git: figures, tables, verdicts in one file
+	agave page --preset $(PRESET) --results results/$(PRESET)
 
 verify: .venv/installed  ## check the results of PRESET that are in git: hashes, redrawn tables and figures, claims; minutes
 	agave verify --preset $(PRESET)
@@ -69,12 +74,12 @@ test-integration: .venv/installed  ## what takes long: DVC over the workflow, co
 test-slurm: .venv/installed  ## run the slurm profile on a throw-away Slurm, with faults (root; Debian: slurm-wlm slurmctld slurmd munge)
 	python tests/slurm/cluster.py pytest -s -m slurm tests/slurm
 
-test-report: .venv/installed  ## look at the report of the preset tiny in a headless Chromium (Debian: chromium)
+test-report: .venv/installed  ## look at the page and the report of the preset tiny in a headless Chromium (Debian: chromium)
 	@command -v chromium >/dev/null || { \
 	  echo "error: the report is not tested, because there is no command chromium; on Debian: apt-get install chromium" >&2; exit 1; }
 	snakemake all --quiet all --profile $(PROFILE) --config preset=tiny
 	$(MAKE) report PRESET=tiny
-	pytest -m browser tests/test_report.py
+	pytest -m browser tests/test_page.py tests/test_report.py
 
 check: .venv/installed  ## format, lint, types, workflow, links of docs/
 	ruff format --check .

@@ -4,7 +4,7 @@
 #   snakemake all --profile workflow/profiles/local --config preset=tiny   another preset
 #   snakemake --profile slurm all                                          the preset `paper` on a Slurm cluster
 #
-# One target per step: prepare, pretrain, joint, trainings, evaluate, sample, codec, formats, tables, figures, claims, records, report, all.
+# One target per step: prepare, pretrain, joint, trainings, evaluate, sample, codec, formats, tables, figures, claims, records, page, report, all.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -31,6 +31,7 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/records.smk"
+include: "workflow/rules/page.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -46,3 +47,4 @@ rule all:
         rules.figures.input,
         rules.claims.input,
         rules.records.input,
+        rules.page.input,

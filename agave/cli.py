@@ -210,6 +210,16 @@ def records(params: Params, preset: str, results: Path) -> None:
 
 @main.command()
 @results_options
+@click.option("--claims", "path", type=FileArgument, default="claims.yaml", help="File of the claims and their tests.")
+def page(params: Params, preset: str, results: Path, path: Path) -> None:
+    """Write page/index.html: every figure, table and verdict of the paper in one file, made from small results alone."""
+    from agave.steps.page import run
+
+    click.echo(run(params, preset, results, path))
+
+
+@main.command()
+@results_options
 @click.option("--output", type=FolderArgument, required=True, help="Folder for the pages.")
 def report(params: Params, preset: str, results: Path, output: Path) -> None:
     """Write the pages of the report that show text: Table 1, claims, compute, provenance. `make report` puts all into one file."""

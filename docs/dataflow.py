@@ -56,7 +56,8 @@ STEPS = {
         (1, 8),
         RESULT,
     ),
-    "report": Step(("figures", "claims", "records"), "all of it in one page (make report)", "reports/<preset>.html", (1, 9), RESULT),
+    "page": Step(("prepare", "trainings", "tables", "figures", "claims", "records"), "the paper, reproduced", "index.html", (1, 9), RESULT),
+    "report": Step(("figures", "claims", "records", "page"), "provenance (make report)", "reports/<preset>.html", (1, 10), RESULT),
 }
 INPUTS = {
     "images": ("CIFAR-10, photographs or yours", (0.5, 0), "prepare"),

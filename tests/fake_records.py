@@ -43,7 +43,7 @@ def write_records(params: Params, preset: str) -> Path:
 
 
 def write_drawn(params: Params, preset: str) -> None:
-    """Write the records of the jobs from `tables` on, and a line of text for each table, figure and claim."""
+    """Write the records of the jobs from `tables` on, and a line of text for each table, figure and claim and for the page."""
     results = Path("results") / preset
     job(params, results, "tables", {"grid": params.grid.model_dump()}, "tables/run.json", *tables.FILES)
     for name in figures.NAMES:
@@ -62,6 +62,7 @@ def write_drawn(params: Params, preset: str) -> None:
         given={"claims.yaml": Path("claims.yaml")},
     )
     records.write_records(params, preset, results)
+    job(params, results, "page", model, "page/run.json", "index.html", given={"claims.yaml": Path("claims.yaml")})
 
 
 def training_options(params: Params, stage: str, name: str, seed: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ STEPS = [
     "figures",
     "claims",
     "records",
+    "page",
     "verify",
     "crate",
     "prune",

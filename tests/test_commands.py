@@ -54,6 +54,7 @@ TESTED = {
     r"agave (compress|decompress)( .*)?": "test_codec_files.py::test_commands",
     r"agave pretrained .*": "test_codec_step.py::test_models_are_copied_with_a_card_each",
     r"agave plan --preset paper --device-report .*": "test_gpu_check.py::test_a_plan_takes_the_throughput_of_the_report",
+    r"make page( PRESET=study)?": "test_page.py::test_the_page_is_made_from_the_files_in_git",
     r"make report": "test_report.py::test_every_item_of_every_category_opens",
     r"make crate": "test_crate.py::test_the_validator_accepts_it",
     r"make schema": "test_docs.py::test_generated_pages_are_up_to_date",

@@ -14,6 +14,7 @@ import yaml
 from agave import config, figures, grid, presets, results, tables
 from agave.models import make_model
 from agave.models.files import describe_model
+from agave.page import files as page_files
 from agave.runtime.checkpoints import write_tensors
 from agave.steps import STEPS, records, trainings
 
@@ -70,6 +71,7 @@ def test_the_picture_shows_what_the_steps_read(root):
         "figures": [path for name in figures.NAMES for path in figures.inputs(name, params)],
         "claims": results.claim_inputs(params),
         "records": records.inputs(params),
+        "page": page_files.inputs(params),
     }
     read = {step: {path.split("/")[0] for path in paths} for step, paths in named.items()}
     for step in ("joint", "evaluate", "sample"):

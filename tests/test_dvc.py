@@ -62,6 +62,7 @@ ALL = {
     "figures": len(figures.NAMES),
     "decide_claims": 1,
     "write_records": 1,
+    "write_page": 1,
 }
 STEP_OF = {
     "prepare_images": "prepare",
@@ -80,6 +81,7 @@ STEP_OF = {
     "figures": "figures",
     "decide_claims": "claims",
     "write_records": "records",
+    "write_page": "page",
 }
 AT_REST: tuple[set[str], dict[str, int]] = (set(), {})
 OTHER_LEVELS = UNGROWN | {"figures": UNGROWN["figures"] + 1}  # Figure 2 names the colour levels
@@ -164,7 +166,7 @@ def stages_run(log: str) -> list[str]:
 def recorded(repository: Repository) -> Mapping[str, Any]:
     """The hashes in dvc.lock of what was computed; with what is gathered and drawn from it lie run records, whose times differ."""
     stages = yaml.safe_load((repository.folder / "dvc.lock").read_text())["stages"]
-    computed = [stage for name, stage in stages.items() if name not in ("trainings", "tables", "figures", "claims", "records")]
+    computed = [stage for name, stage in stages.items() if name not in ("trainings", "tables", "figures", "claims", "records", "page")]
     return {out["path"]: out["md5"] for stage in computed for out in stage["outs"]}
 
 
@@ -217,14 +219,14 @@ EDITS: dict[str, tuple[str, str, str, set[str], dict[str, int]]] = {  # file, ol
         "params.yaml",
         "kl_weights: [2, 3]",
         "kl_weights: [2, 4]",
-        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records"},
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records", "page"},
         {"prune": 1} | ONE_CELL | UNGROWN,
     ),
     "one pretraining number": (
         "params.yaml",
         "vae: {steps: 4,",
         "vae: {steps: 5,",
-        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records"},
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records", "page"},
         {"pretrain_vae": 1, "joint_cell": 3, "evaluate_bound": 3, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": 3, "codec_cell": 2}
         | DRAWN,
     ),
@@ -232,7 +234,7 @@ EDITS: dict[str, tuple[str, str, str, set[str], dict[str, int]]] = {  # file, ol
         "params.yaml",
         "joint: {steps: 3,",
         "joint: {steps: 4,",
-        {"joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records"},
+        {"joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records", "page"},
         {"joint_cell": CELLS, "evaluate_bound": CELLS, "evaluate_iwae": 2, "gather_iwae": 2, "sample_cell": CELLS, "codec_cell": CODED}
         | DRAWN,
     ),
@@ -240,25 +242,25 @@ EDITS: dict[str, tuple[str, str, str, set[str], dict[str, int]]] = {  # file, ol
         "params.yaml",
         "levels: [256]",
         "levels: [256, 32]",
-        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records"},
+        {"pretrain", "joint", "trainings", "evaluate", "sample", "codec", "tables", "figures", "claims", "records", "page"},
         ONE_CELL | OTHER_LEVELS,
     ),
     "K": (
         "params.yaml",
         "iwae_samples: 2",
         "iwae_samples: 3",
-        {"evaluate", "codec", "tables", "figures", "claims", "records"},
+        {"evaluate", "codec", "tables", "figures", "claims", "records", "page"},
         IWAE | REDRAWN,
     ),
     "a batch that changes no result": (
         "params.yaml",
         "evaluate: {batch: 8",
         "evaluate: {batch: 4",
-        {"evaluate", "codec", "tables", "figures", "claims", "records"},
+        {"evaluate", "codec", "tables", "figures", "claims", "records", "page"},
         {},
     ),
-    "a figure setting": ("params.yaml", "dpi: 200", "dpi: 100", {"figures", "records"}, FIGURES),
-    "code of the figures": ("agave/figures/style.py", "WIDTH = ", "WIDTH = 0.9 * ", {"figures", "records"}, FIGURES),
+    "a figure setting": ("params.yaml", "dpi: 200", "dpi: 100", {"figures", "records", "page"}, FIGURES),
+    "code of the figures": ("agave/figures/style.py", "WIDTH = ", "WIDTH = 0.9 * ", {"figures", "records", "page"}, FIGURES),
     "code of the evaluation": (
         "agave/evaluation/one_sample.py",
         "\n\n\n",
@@ -340,8 +342,9 @@ def test_an_experiment_with_another_k(repository: Repository) -> None:
         "figures": 1,
         "decide_claims": 1,
         "write_records": 1,
+        "write_page": 1,
     }  # the growth; the bounds behind the other figures came out as before
-    assert stages_run(log) == ["evaluate", "tables", "figures", "claims", "records"]
+    assert stages_run(log) == ["evaluate", "tables", "figures", "claims", "records", "page"]
     assert repository.to_do() == AT_REST
     after = repository.metrics()
     assert after["cells"] == before["cells"] and after["table1"] != before["table1"]
@@ -407,7 +410,7 @@ def test_clone_and_pull_need_no_job(repository: Repository, tmp_path: Path) -> N
     assert "small files as recorded; of the weights and arrays" in verdict and "not here" not in verdict
     assert "nothing to be done for all" in verdict and "VERDICT: all is well" in verdict
     (clone.folder / "results/mini/figures/figure4.pdf").unlink()
-    assert clone.to_do() == ({"figures", "records"}, {"figures": 1, "write_records": 1})
+    assert clone.to_do() == ({"figures", "records", "page"}, {"figures": 1, "write_records": 1, "write_page": 1})
     (clone.folder / weights).chmod(0o644)
     (clone.folder / weights).write_bytes(b"tampered")
     assert clone.changed_stages() >= {"joint"}

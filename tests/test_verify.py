@@ -24,7 +24,7 @@ from agave.cli import main
 from agave.config import Params, load
 from agave.provenance.checksums import CHECKSUMS, read_checksums
 from agave.provenance.lineage import RECORDS_RECORD, job_inputs, read_all
-from agave.provenance.run_record import RunRecord
+from agave.provenance.run_record import COMPUTE, RunRecord
 from agave.results import BOUNDS, Results
 from agave.review import checks, redraw
 from agave.steps import STEPS, records
@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         write_results(params, FOLDER)
         write_records(params, "tiny")
-        for command in (["tables"], ["figures"], ["claims"], ["records"]):
+        for command in (["tables"], ["figures"], ["claims"], ["records"], ["page"]):
             done = agave(*command, "--results", str(FOLDER))
             assert done.exit_code == 0, done.output
     return root
@@ -97,7 +97,7 @@ def test_results_in_order(checkout: Path) -> None:
     before = state()
     done = agave("verify")
     assert done.exit_code == 0, done.output
-    assert "nothing to be done for tables figures claims records" in done.output
+    assert "nothing to be done for tables figures claims records page" in done.output
     assert f"{len(redraw.drawn())} of {len(redraw.drawn())} files the same bytes" in done.output
     assert "0 as recorded, " in done.output and "not here (dvc pull brings them)" in done.output
     assert "C1   not testable at this scale" in done.output and "VERDICT: all is well" in done.output
@@ -310,7 +310,8 @@ def test_every_input_that_the_grid_asks_for_must_be_what_an_earlier_step_wrote(c
     outputs = checks.check_chain(source, edited(found, "tables/run.json", outputs={"bounds.csv": "0" * 64}), listed)
     assert f"tables/run.json: names another {BOUNDS} than {CHECKSUMS}" in outputs.problems
     Path("claims.yaml").write_text("[]")
-    assert checks.check_chain(source, found, listed).problems == ["claims/run.json: made from another claims.yaml than the one here"]
+    expected = [f"{step}/run.json: made from another claims.yaml than the one here" for step in ("claims", "page")]
+    assert checks.check_chain(source, found, listed).problems == expected
 
 
 def test_results_on_another_disk(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +324,7 @@ def test_results_on_another_disk(whole: Path, tmp_path: Path, monkeypatch: pytes
     source = Results(params, "tiny", FOLDER)
 
     def problems() -> list[str]:
-        for command in ("tables", "records"):
+        for command in ("tables", "records", "page"):
             assert agave(command, "--results", str(FOLDER)).exit_code == 0
         return checks.check_chain(source, read_all(source), read_checksums(source)).problems
 
@@ -395,5 +396,5 @@ def test_every_step_leaves_a_record(checkout: Path, params: Params) -> None:
     found = read_all(Results(params, "tiny", FOLDER))
     assert [step for step in STEPS if step != "report"] == list(dict.fromkeys(record.step for record in found))
     last = next(record for record in found if record.path == RECORDS_RECORD)
-    assert set(last.files) == {CHECKSUMS, records.COMPUTE, records.MARKDOWN}
+    assert set(last.files) == {CHECKSUMS, COMPUTE, records.MARKDOWN}
     assert "trainings/run.json" in listed() and RECORDS_RECORD not in listed()

@@ -2,7 +2,7 @@
 
 The digest is one of the parameters of every rule of the workflow, so Snakemake runs a step again when its code changes, and only
 then. It is made from the syntax tree without docstrings, so neither comments nor the layout of the code change it, and it is the
-same under every version of Python. C code counts as it is written.
+same under every version of Python. C code, and the template, style and script of a page count as they are written.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PLUMBING = frozenset(
 # A model can draw images, so its module imports the sampler; trainings and evaluations never draw. The steps that read small files alone
 # know the systems by name only: of agave.models they use the registry, whose names stand in the grid, a parameter.
 UNUSED = dict.fromkeys(("pretrain", "joint", "evaluate"), "agave.sampling") | dict.fromkeys(
-    ("trainings", "tables", "figures", "claims", "records", "report"), "agave.models"
+    ("trainings", "tables", "figures", "claims", "records", "page", "report"), "agave.models"
 )
 
 
@@ -96,7 +96,7 @@ def files(step: str, system: str | None = None) -> tuple[Path, ...]:
         UserError: as `modules`.
     """
     paths = [_file(module) for module in modules(step, system)]
-    return tuple(path.relative_to(PACKAGE.parent) for path in sorted([*paths, *filter(Path.exists, map(_companion, paths))]))
+    return tuple(path.relative_to(PACKAGE.parent) for path in sorted([*paths, *(other for path in paths for other in _companions(path))]))
 
 
 def digest(step: str, system: str | None = None) -> str:
@@ -119,13 +119,12 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def _code(module: str) -> str:
-    companion = _companion(_file(module))
-    return _dump(_tree(module)) + (companion.read_text(encoding="utf-8") if companion.exists() else "")
+    return _dump(_tree(module)) + "".join(path.read_text(encoding="utf-8") for path in _companions(_file(module)))
 
 
-def _companion(path: Path) -> Path:
-    """Return the path that the C code of a module would have: beside the module, under its name."""
-    return path.with_suffix(".c")
+def _companions(path: Path) -> list[Path]:
+    """Return the files of other languages that belong to a module: beside it, under its name."""
+    return [other for ending in (".c", ".css", ".html", ".js") if (other := path.with_suffix(ending)).exists()]
 
 
 @cache

@@ -9,6 +9,7 @@ from pathlib import Path
 from agave import figures, grid, tables
 from agave.config import Params
 from agave.errors import UserError
+from agave.page import files as page
 from agave.provenance.run_record import RunRecord
 from agave.results import (
     CLAIMS,
@@ -70,7 +71,7 @@ def job_inputs(params: Params) -> dict[str, list[str]]:
     jobs["tables/run.json"] = tables.inputs(params)
     jobs |= {f"figures/figure{name}.json": figures.inputs(name, params) for name in figures.NAMES}
     jobs["claims/run.json"] = claim_inputs(params)
-    return jobs | {RECORDS_RECORD: _small_files(params, list(jobs))}
+    return jobs | {RECORDS_RECORD: _small_files(params, list(jobs)), page.RECORD: page.inputs(params)}
 
 
 def small_files(params: Params) -> list[str]:

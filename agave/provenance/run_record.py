@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from agave.results import Results
 
 
+COMPUTE = "records/compute.csv"
+"""The cost of each step, summed up by the step `records`; below results/<preset>/."""
+
+
 class _Strict(BaseModel):
     """A part of a run record, immutable."""
 

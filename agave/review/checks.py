@@ -17,9 +17,9 @@ from agave.provenance.checksums import CHECKSUMS, changed
 from agave.provenance.code_digest import digest
 from agave.provenance.git import committed
 from agave.provenance.lineage import broken_links, input_paths, job_inputs, large_files, small_files
-from agave.provenance.run_record import RunRecord
+from agave.provenance.run_record import COMPUTE, RunRecord
 from agave.results import Results
-from agave.steps.records import COMPUTE, MARKDOWN
+from agave.steps.records import MARKDOWN
 
 
 @dataclass

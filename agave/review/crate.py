@@ -13,11 +13,12 @@ import yaml
 from agave.config import Params
 from agave.errors import UserError
 from agave.files import sha256
+from agave.page.files import PAGE, RECORD
 from agave.provenance.checksums import CHECKSUMS, changed
 from agave.provenance.lineage import RECORDS_RECORD, broken_links, input_paths, read_all, small_files
-from agave.provenance.run_record import RunRecord
+from agave.provenance.run_record import COMPUTE, RunRecord
 from agave.results import Results
-from agave.steps.records import COMPUTE, MARKDOWN
+from agave.steps.records import MARKDOWN
 
 METADATA = "ro-crate-metadata.json"
 MADE_BY = "Written by `agave crate` from the run records."
@@ -42,7 +43,7 @@ def write_crate(params: Params, preset: str, results: Path, output: Path, checko
     """
     _check_output(output)
     source = Results(params, preset, results)
-    small = [*small_files(params), COMPUTE, MARKDOWN, CHECKSUMS, RECORDS_RECORD]
+    small = [*small_files(params), COMPUTE, MARKDOWN, CHECKSUMS, RECORDS_RECORD, PAGE, RECORD]
     records = sorted(read_all(source), key=lambda record: (record.started, record.path))
     _check_results(source, records, small)
     files = _files(checkout) | {f"results/{preset}/{name}": results / name for name in small}

@@ -20,8 +20,8 @@ from agave.provenance.run_record import RunRecord
 from agave.results import Results
 from agave.review.checks import Check
 
-DRAWING_RULES = ("write_tables", *(f"figure_{name}" for name in figures.NAMES), "decide_claims", "write_records")
-DRAWING_STEPS = ("tables", "figures", "claims", "records")
+DRAWING_RULES = ("write_tables", *(f"figure_{name}" for name in figures.NAMES), "decide_claims", "write_records", "write_page")
+DRAWING_STEPS = ("tables", "figures", "claims", "records", "page")
 NOT_SHOWN = ("results", "logs", "work", ".git", ".snakemake", ".dvc", ".venv")
 
 

@@ -1,8 +1,11 @@
-"""Make tables, figures and claims again from the small files in git, and find those that differ."""
+"""Make tables, figures, claims and the page again from the small files in git, and find those that differ."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from PIL import Image
 
 from agave import claims, figures, tables
 from agave.config import Params
+from agave.page.document import write_page
+from agave.page.files import PAGE
 from agave.results import CLAIMS, CLAIMS_PAGE, POWER
 from agave.runtime.progress import Progress
 
@@ -25,6 +30,8 @@ MEAN_LEVELS = 1.0
 
 def redraw(params: Params, preset: str, results: Path, to: Path, claims_file: Path) -> list[claims.Decision]:
     """Write every table, figure and claim of `results` below another folder, which is given links to what they are drawn from.
+
+    The page shows what lies in `results`, also where a table or figure comes out differently now.
 
     Args:
         params: the parameters of the preset.
@@ -41,7 +48,7 @@ def redraw(params: Params, preset: str, results: Path, to: Path, claims_file: Pa
     """
     for name in SOURCES:
         (to / name).symlink_to((results / name).resolve(), target_is_directory=True)
-    with Progress(len(figures.NAMES) + 2, "redraw", "file") as progress:
+    with Progress(len(figures.NAMES) + 3, "redraw", "file") as progress:
         tables.write_tables(params, preset, to)
         progress.update(1, "tables")
         for name in figures.NAMES:
@@ -49,6 +56,8 @@ def redraw(params: Params, preset: str, results: Path, to: Path, claims_file: Pa
             progress.update(1, f"figure {name}")
         decisions = claims.write_claims(params, preset, to, claims_file)
         progress.update(1, "claims")
+        write_page(params, preset, results, claims_file, to)
+        progress.update(1, "page")
     return decisions
 
 
@@ -60,6 +69,7 @@ def drawn() -> list[str]:
         CLAIMS,
         CLAIMS_PAGE,
         POWER,
+        PAGE,
     ]
 
 
@@ -84,7 +94,10 @@ def differences(results: Path, again: Path) -> Iterator[tuple[str, str]]:
 
 
 def _text(old: Path, new: Path) -> str:
-    first, second = (file.read_text(encoding="utf-8", errors="replace").splitlines() for file in (old, new))
+    return _line(*(file.read_text(encoding="utf-8", errors="replace").splitlines() for file in (old, new)))
+
+
+def _line(first: list[str], second: list[str]) -> str:
     number = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
     return f"line {number + 1} differs"
 
@@ -121,7 +134,18 @@ def _npz(old: Path, new: Path) -> str:
     return "" if same else "other images"
 
 
-def _png(old: Path, new: Path) -> str:
+def _html(old: Path, new: Path) -> str:
+    """Compare two pages: their texts, and the pixels of the pictures in them, which another library compresses to other bytes."""
+    embedded = re.compile(r'data:image/png;base64,([^"]*)')
+    pages = [file.read_text(encoding="utf-8", errors="replace") for file in (old, new)]
+    first, second = (embedded.sub("", page).splitlines() for page in pages)
+    if first != second:
+        return _line(first, second)
+    pictures = zip(*map(embedded.findall, pages), strict=False)
+    return next(filter(None, (_png(*(io.BytesIO(base64.b64decode(one)) for one in pair)) for pair in pictures)), "")
+
+
+def _png(old: Path | io.BytesIO, new: Path | io.BytesIO) -> str:
     with Image.open(old) as first, Image.open(new) as second:
         if first.size != second.size:
             return f"{first.size[0]}x{first.size[1]} pixels there, {second.size[0]}x{second.size[1]} now"
@@ -130,4 +154,11 @@ def _png(old: Path, new: Path) -> str:
     return "" if mean <= MEAN_LEVELS else f"another picture: {mean:.3g} levels of 256 in the mean"
 
 
-_COMPARED: dict[str, Callable[[Path, Path], str]] = {".csv": _csv, ".json": _json, ".npz": _npz, ".png": _png, ".pdf": lambda old, new: ""}
+_COMPARED: dict[str, Callable[[Path, Path], str]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".npz": _npz,
+    ".png": _png,
+    ".html": _html,
+    ".pdf": lambda old, new: "",
+}

@@ -88,7 +88,7 @@ def _show(check: Check, say: Callable[[str], None]) -> None:
 
 
 def _redrawn(source: Results, claims_file: Path, decisions: list[Decision]) -> Check:
-    """Make every table, figure and claim again in another folder, and compare them with the results."""
+    """Make every table, figure and claim and the page again in another folder, and compare them with the results."""
     check = Check("redrawn")
     with tempfile.TemporaryDirectory(prefix="agave-verify-") as name:
         decisions += redraw.redraw(source.params, source.preset, source.folder, Path(name), claims_file)
@@ -96,7 +96,7 @@ def _redrawn(source: Results, claims_file: Path, decisions: list[Decision]) -> C
         same = sum((source.folder / path).read_bytes() == (Path(name) / path).read_bytes() for path in redraw.drawn())
     total = len(redraw.drawn())
     rest = "" if same == total else f", {total - same - len(check.problems)} the same to rounding"
-    check.summary = f"tables, figures and claims from the small files: {same} of {total} files the same bytes{rest}"
+    check.summary = f"tables, figures, claims and page from the small files: {same} of {total} files the same bytes{rest}"
     return check
 
 

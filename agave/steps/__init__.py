@@ -14,5 +14,6 @@ STEPS = (
     "figures",
     "claims",
     "records",
+    "page",
     "report",
 )

@@ -9,13 +9,13 @@ from typing import Any
 from agave.config import Params
 from agave.csv_tables import write_table
 from agave.files import atomic_write
+from agave.page.files import RECORD
 from agave.provenance.checksums import CHECKSUMS, write_checksums
 from agave.provenance.lineage import RECORDS_RECORD, read_all, small_files
-from agave.provenance.run_record import Cost, RunRecord, recording
+from agave.provenance.run_record import COMPUTE, Cost, RunRecord, recording
 from agave.results import Results
 from agave.steps import STEPS
 
-COMPUTE = "records/compute.csv"
 MARKDOWN = "records/compute.md"
 
 
@@ -37,7 +37,7 @@ def write_records(params: Params, preset: str, results: Path) -> None:
     """
     source, read = Results(params, preset, results), inputs(params)
     with recording("records", {}, {path: results / path for path in read}, results / RECORDS_RECORD) as run:
-        rows = list(compute_rows(read_all(source, but=[RECORDS_RECORD])))
+        rows = list(compute_rows(read_all(source, but=[RECORDS_RECORD, RECORD])))
         write_table(results / COMPUTE, rows)
         with atomic_write(results / MARKDOWN) as temporary:
             temporary.write_text(_markdown(rows, preset), encoding="utf-8")
