@@ -125,6 +125,14 @@ def codec(source: Results) -> list[Exhibit]:
     return [chart(source, "codec", "Compressed files", "Files that were decompressed and compared pixel by pixel, without the model.", alt)]
 
 
+def bits(source: Results) -> list[Exhibit]:
+    """Return the maps of bits per pixel."""
+    alt = "Maps of the first test images and of their mean: bits of each pixel under PixelCNN++ alone, under AGAVE, and the difference. "
+    alt += "Edges and texture cost most bits."
+    caption = "Bits of each pixel under both models, and their difference; the KL has no place on the image and is not shown."
+    return [chart(source, "bits", "Maps of bits", caption, alt)]
+
+
 def beyond(source: Results) -> list[Exhibit]:
     """Return completions and training curves, which the paper does not show."""
     cell, alone = figure_cells("completions", source.params)

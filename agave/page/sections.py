@@ -177,6 +177,14 @@ SECTIONS = (
         files=[("codec", "Compressed files")],
     ),
     Section(
+        "bits",
+        "Maps of bits",
+        "Where on the image the bits go",
+        (),
+        [("Section 3.1", "Given f(z), the autoregressive decoder is left with what it is good at: local detail.")],
+        exhibits.bits,
+    ),
+    Section(
         "beyond",
         "Beyond the paper",
         "Completions and training curves",
