@@ -1,3 +1,6 @@
+from agave.results import codec_path
+
+
 # Compress test images to files as long as the likelihoods with the models of the first seed.
 rule codec_cell:
     input:
@@ -31,4 +34,4 @@ rule codec_cell:
 rule codec:
     input:
         PRUNED,
-        cell_files("codec", "codec.csv", grid.codec_cells(PARAMS), SEEDS[:1]),
+        expand("results/{preset}/{path}", preset=PRESET, path=[codec_path(cell, SEEDS[0]) for cell in grid.codec_cells(PARAMS)]),
