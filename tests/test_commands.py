@@ -167,7 +167,7 @@ def preset_of_the_page() -> str:
 
 def check_out(folder: Path, mine: str) -> Path:
     """A copy of what the commands need, with own images."""
-    for name in ("agave", "benchmarks", "docs", "workflow", ".dvc"):
+    for name in ("agave", "benchmarks", "docs", "pretrained", "workflow", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local"))
     for name in ("Snakefile", "Makefile", "claims.yaml", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder)
@@ -242,6 +242,7 @@ SMALL = {
     "training": "--filters 4 --resnets 1 --mixtures 1 --batch 2 --size 8 --steps 1 --threads 1 --precision float32",
     "sampling": "--filters 4 --resnets 1 --mixtures 1 --size 8 --batch 1 --repeats 1",
     "evaluation": "--preset tiny --samples 2 --images 1 --batches 2 --repeats 1",
+    "codec": "--models pretrained/pixelcnn_pp/model.safetensors --images 2 --group 2 --repeats 1",
     "operations": "--preset tiny --most 3",
     "planning": "--cells 3",
     "workflow": "--preset demo",
