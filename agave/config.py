@@ -333,7 +333,7 @@ class Params(ParameterBlock):
     joint: Training = block(Training, "Both networks are trained with all losses, from the two pretrained ones.", paper="4.1")
     evaluate: Evaluate = block(Evaluate, "The bounds that are reported.")
     sample: Sample = block(Sample, "The images that are drawn for figures and claims.")
-    codec: Compression = block(Compression, "Lossless compression of test images, to files as long as the likelihoods say.", paper="4.1")
+    codec: Compression = block(Compression, "Lossless compression of test images, to files as long as the likelihoods say.", paper="4.2")
     figures: Figures = block(Figures, "How the figures look.")
 
     @property

@@ -61,25 +61,23 @@ def main() -> None:
         model, codec = agave.load(path), Codec.of_file(path)
         images = photographs(options.images, model.image_size)
         x_uint8 = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        for group in options.group:
+        for group in (min(one, len(images)) for one in options.group):
             data = codec.compress(images, group=group).data  # warms up, too
             runs: dict[str, Callable[[], object]] = {
                 "encode": lambda codec=codec, images=images, group=group: codec.compress(images, group=group),
                 "likelihood": lambda model=model, x=x_uint8: model.log_prob(x),
                 "decode": lambda codec=codec, data=data: codec.decompress(data),
-                "sampling": lambda model=model, count=min(group, len(images)): model.sample(count, seed=0),
+                "sampling": lambda model=model, count=group: model.sample(count, seed=0),
             }
             times: dict[str, list[float]] = {name: [] for name in runs}
             for _ in range(options.repeats):
                 for name, run in runs.items():
                     times[name].append(seconds(run))
             one = {name: statistics.median(found) / len(images) for name, found in times.items()}
-            one["sampling"] *= len(images) / min(group, len(images))
-            ratios = one["encode"] / one["likelihood"], one["decode"] / one["sampling"]
-            print(
-                f"{path.parent.name:<40}{group:>6}{one['encode']:>9.4f}{ratios[0]:>13.1f}x{one['decode']:>9.4f}{ratios[1]:>11.1f}x",
-                flush=True,
-            )
+            one["sampling"] *= len(images) / group
+            encode, decode = one["encode"], one["decode"]
+            ratios = f"{encode / one['likelihood']:>13.1f}x", f"{decode / one['sampling']:>11.1f}x"
+            print(f"{path.parent.name:<40}{group:>6}{encode:>9.4f}{ratios[0]}{decode:>9.4f}{ratios[1]}", flush=True)
 
 
 if __name__ == "__main__":

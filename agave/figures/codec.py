@@ -44,7 +44,7 @@ def draw(source: Results) -> None:
         axes.margins(x=0.1)
         axes.set(xlabel="bits/dim")
         axes.set_title("Compressed files, decoded exactly", loc="left")
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside lower center", ncols=2)
         images = f"The first {rows['images'].iloc[0]} images of {rows['data_set'].iloc[0]}."
         note = (
             "Percentages: file over what was reported, header and checksums included. The model is not counted, and the image formats know"

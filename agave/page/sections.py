@@ -165,7 +165,7 @@ SECTIONS = (
         "codec",
         "Compression",
         "Bits per dimension are bits in a file",
-        ("section 4.1",),
+        ("bits per dimension",),
         [
             (
                 "Section 4.2",
