@@ -55,7 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a clone of the git repository has it: no weights, no arrays."""
     root = shutil.copytree(whole, tmp_path_factory.mktemp("clone") / "checkout", symlinks=True)
-    for step in ("pretrain", "joint"):
+    for step in ("pretrain", "joint", "drawn"):
         shutil.rmtree(root / FOLDER / step)
     for name in ("train.npy", "test.npy"):
         (root / FOLDER / "prepare" / name).unlink()
