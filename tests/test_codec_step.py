@@ -18,11 +18,12 @@ from agave.cli import main
 from agave.codec.compression import Codec
 from agave.codec.image_formats import format_sizes
 from agave.data.arrays import load_images
+from agave.errors import UserError
 from agave.files import sha256
 from agave.models import make_model
 from agave.models.files import describe_model
 from agave.provenance.run_record import Recorder, RunRecord
-from agave.results import Results, codec_arrays_path
+from agave.results import TRAINING_RECORDS, Results, bound_path, codec_arrays_path
 from agave.review import pretrained
 from agave.runtime.checkpoints import write_tensors
 from agave.runtime.devices import Place, images_to_tensor
@@ -187,13 +188,12 @@ def test_the_claim_is_about_images_coded_by_the_model(params, results, root, tmp
 
 
 @pytest.fixture
-def given(params, here, tmp_path, root, monkeypatch):
+def given(params, here, tmp_path, root):
     """Results of a preset with trained models, and copies of the models as git keeps them."""
     results = tmp_path / "results/tiny"
     source = Results(
         params.model_copy(update={"grid": params.grid.model_copy(update={"kl_weights": [2.0], "table_kl_weight": 2.0})}), "tiny", results
     )
-    monkeypatch.setattr(pretrained, "PRESET", "tiny")
     (results / "prepare").mkdir(parents=True)
     for file in (here / "prepare").iterdir():
         (results / "prepare" / file.name).write_bytes(file.read_bytes())
@@ -213,49 +213,55 @@ def given(params, here, tmp_path, root, monkeypatch):
     return source, [RunRecord.read(source, path) for path in ("prepare/run.json", *RECORDS)]
 
 
-def copied(source, folder):
-    for cell in pretrained.given_away(source):
-        target = folder / cell.name / "model.safetensors"
-        target.parent.mkdir(parents=True)
-        target.write_bytes((source.folder / "joint" / cell.name / "seed~0/model.safetensors").read_bytes())
-    return folder
-
-
-def test_what_the_results_say_of_the_models_in_git_is_computed_again(given, tmp_path):
-    source, records = given
-    folder = copied(source, tmp_path / "pretrained")
-    check = pretrained.check_pretrained(source, records, folder)
-    assert check.problems == [] and "bounds of 2 models" in check.summary and "2 files decompressed" in check.summary
-    bound = source.folder / "evaluate/pixelcnn_pp/seed~0/bound.csv"
-    table = pd.read_csv(bound)
-    table.assign(pixelcnn_bits_per_dim=table["pixelcnn_bits_per_dim"] + 1e-5).to_csv(bound, index=False)
-    other = source.folder / "codec/pixelcnn_pp/seed~0/images.agv"
-    other.write_bytes(other.read_bytes()[:-1])
-    problems = pretrained.check_pretrained(source, records, folder).problems
-    assert len(problems) == 2 and "gives another pixelcnn_bits_per_dim, by 1e-05" in problems[0] and "images.agv: damaged" in problems[1]
-
-
 def test_models_are_copied_with_a_card_each(given, tmp_path):
     source, records = given
     for path in pretrained.write_pretrained(source, records, tmp_path / "pretrained"):
         card = (path.parent / "README.md").read_text()
-        assert (
-            sha256(path) in card
-            and "photos train (128 crops)" in card
-            and "20 steps of 4 images, joint 10 steps of 4 images; seed 0" in card
-        )
-    assert pretrained.check_pretrained(source, records, tmp_path / "pretrained").problems == []
+        assert sha256(path) in card and "photos train (128 crops)" in card
+        assert "20 steps of 4 images, joint 10 steps of 4 images; seed 0" in card
+        assert (path.parent / "images.agv").read_bytes() == (source.folder / "codec" / path.parent.name / "seed~0/images.agv").read_bytes()
     bits = pd.read_csv(source.folder / "evaluate/pixelcnn_pp/seed~0/bound.csv")["pixelcnn_bits_per_dim"][0]
-    assert (
-        f"{bits:.6f} bits/dim on photos test (16 crops): the exact likelihood"
-        in (tmp_path / "pretrained/pixelcnn_pp/README.md").read_text()
-    )
+    card = (tmp_path / "pretrained/pixelcnn_pp/README.md").read_text()
+    assert f"{bits:.6f} bits/dim on photos test (16 crops): the exact likelihood" in card
+    own = source.params.prepare.model_copy(update={"source": "images", "path": "mine.npz"})
+    with pytest.raises(UserError, match="its images are not in the project; accepted: a preset of the embedded photographs"):
+        pretrained.write_pretrained(replace(source, params=source.params.model_copy(update={"prepare": own})), records, tmp_path)
 
 
-def test_another_model_in_git_is_named(given, tmp_path):
+def test_what_is_said_of_the_models_in_git_is_computed_again(given, tmp_path):
     source, records = given
-    folder = copied(source, tmp_path / "pretrained")
-    (folder / "pixelcnn_pp/model.safetensors").write_bytes(b"other")
-    problems = pretrained.check_pretrained(source, records, folder).problems
-    assert len(problems) == 1 and "another model than that of these results; make it with: agave pretrained --preset tiny" in problems[0]
-    assert "of the preset" in pretrained.check_pretrained(replace(source, preset="study"), records, folder).summary
+    folder = tmp_path / "pretrained"
+    pretrained.write_pretrained(source, records, folder)
+    check = pretrained.check_pretrained(folder)
+    assert check.problems == [] and "bounds of 2 models" in check.summary and "2 files decompressed" in check.summary
+    facts, compressed = folder / "pixelcnn_pp/facts.json", folder / "pixelcnn_pp/images.agv"
+    content = json.loads(facts.read_text())
+    facts.write_text(json.dumps(content | {"bits_per_dim": content["bits_per_dim"] + 1e-5}))
+    compressed.write_bytes(compressed.read_bytes()[:-1])
+    weights = folder / "kl_weight~2-levels~256-resolution~16/model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"0")
+    other, *problems = pretrained.check_pretrained(folder).problems
+    assert "model.safetensors: another file than facts.json beside it says" in other
+    assert len(problems) == 2 and "gives another bound than facts.json" in problems[0] and "by 1e-05" in problems[0]
+    assert "images.agv: damaged" in problems[1]
+    facts.write_text(json.dumps(content | {"prepare": content["prepare"] | {"seed": 1}}))
+    assert "gives other images than those that were evaluated" in pretrained.check_pretrained(folder).problems[1]
+    assert "holds no model; bring them back with: git checkout HEAD" in pretrained.check_pretrained(tmp_path / "absent").problems[0]
+
+
+def test_the_models_in_git_are_those_of_the_demo_in_git(root):
+    """That they give what is said of them is computed by `make verify`; here only hashes and numbers are compared."""
+    source = Results(config.load(root / "params.yaml", "demo"), "demo", root / "results/demo")
+    trained = {path: digest for record in RunRecord.read_lines(source, TRAINING_RECORDS) for path, digest in record.files.items()}
+    for cell in pretrained.given_away(source):
+        facts = json.loads((root / "pretrained" / cell.name / "facts.json").read_text())
+        digest = trained[f"joint/{cell.name}/seed~0/model.safetensors"]
+        assert facts["sha256"] == digest == sha256(root / "pretrained" / cell.name / "model.safetensors")
+        table = pd.read_csv(root / "results/demo" / bound_path(cell, 0))
+        assert facts["bits_per_dim"] == table["pixelcnn_bits_per_dim"][0]
+
+
+@pytest.mark.integration
+def test_the_models_in_git_give_what_is_said_of_them(root):
+    check = pretrained.check_pretrained(root / "pretrained")
+    assert check.problems == [] and "bounds of 3 models" in check.summary

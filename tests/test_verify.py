@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from fake_records import write_records
 from fake_results import write_results
 from PIL import Image
-from test_workflow import GRID, check_out, jobs, snakemake
+from test_workflow import GRID, ROOT, check_out, jobs, snakemake
 
 from agave.cli import main
 from agave.config import Params, load
@@ -26,7 +26,7 @@ from agave.provenance.checksums import CHECKSUMS, read_checksums
 from agave.provenance.lineage import RECORDS_RECORD, job_inputs, read_all
 from agave.provenance.run_record import COMPUTE, RunRecord
 from agave.results import BOUNDS, Results
-from agave.review import checks, redraw
+from agave.review import checks, redraw, verify
 from agave.steps import STEPS, records
 
 FOLDER = Path("results/tiny")
@@ -36,10 +36,17 @@ def agave(*arguments: str) -> Result:
     return CliRunner().invoke(main, [*arguments, "--preset", "tiny"])
 
 
+@pytest.fixture(autouse=True)
+def _models_in_git_are_computed_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds; tests/test_codec_step.py checks the check."""
+    monkeypatch.setattr(verify, "check_pretrained", lambda: checks.Check("computed", "not in this test"))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with the results of the preset `tiny`; weights and arrays are a line of text each."""
     root = check_out(tmp_path_factory.mktemp("verify") / "checkout")
+    (root / "pretrained").symlink_to(ROOT / "pretrained")
     params = load(root / "params.yaml", "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)

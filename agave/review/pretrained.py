@@ -1,10 +1,10 @@
-"""The trained models in git: write them with a card each, and check what the results say of them by computing it again."""
+"""The trained models in git: write them with a card each, and check by computing them what is said of them."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,24 @@ from agave.review.checks import Check
 from agave.schemas import BOUND_SCHEMA
 
 FOLDER = Path("pretrained")
-PRESET = "demo"
 KL_WEIGHTS = (2, 12)
+FACTS, CARD, COMPRESSED = "facts.json", "README.md", "images.agv"
 TOLERANCE = 1e-6
 """Largest difference of a bound that is computed again, bits/dim: rounding on another CPU moves the mean over images by less."""
 
-CARD = """# {cell}
+TEXT = """# {cell}
 
 | | |
 | --- | --- |
 | Model | {system}, {parameters:,} parameters, averaged weights; `model.safetensors`, SHA-256 `{sha256}` |
 | Images | {train_set}; 8-bit colour, {size}x{size} pixels |
 | Training | {trainings}; seed {seed} |
-| Result | {bits:.6f} bits/dim on {test_set}: {number} |
-| Made by | preset {preset} of params.yaml; the run records are in results/{preset} |
+| Result | {bits_per_dim:.6f} bits/dim on {test_set}: {number} |
+| Made by | preset {preset} of params.yaml; its run records are in results/{preset} |
 | Licence | of the weights: that of this repository (LICENSE). Of the photographs: {licence} |
 
 A small model, trained in minutes on crops of four photographs: for tests, tutorials and `agave compress`, not for comparisons.
+`facts.json` says how the images are made, so that `make verify` can compute the result again.
 """
 
 
@@ -46,7 +47,10 @@ def given_away(source: Results) -> list[Cell]:
 
 
 def write_pretrained(source: Results, records: Sequence[RunRecord], folder: Path = FOLDER) -> list[Path]:
-    """Copy trained models from results/<preset> to CELL/model.safetensors, and write a card CELL/README.md beside each.
+    """Copy trained models out of results/<preset>.
+
+    Writes CELL/model.safetensors, README.md (the card), facts.json (what `check_pretrained` needs) and, if the workflow compressed images
+    with the model, images.agv.
 
     Args:
         source: the results of the preset.
@@ -57,119 +61,137 @@ def write_pretrained(source: Results, records: Sequence[RunRecord], folder: Path
         The paths of the models.
 
     Raises:
-        UserError: the results are of another preset than `PRESET`, or a model is missing or not the one that its run record names.
+        UserError: the images are not those that the project itself holds, or a model is missing or not the one that its run record names.
     """
-    if source.preset != PRESET:
-        raise UserError(f"preset {source.preset}: its models are not put into {folder}/; accepted: {PRESET}")
+    if source.params.prepare.source != "photos":
+        raise UserError(f"preset {source.preset}: its images are not in the project; accepted: a preset of the embedded photographs")
     made = {path: digest for record in records for path, digest in record.files.items()}
     seed, written = source.params.grid.seeds[0], list[Path]()
     for cell in given_away(source):
-        path = f"joint/{cell.name}/seed~{seed}/{WEIGHTS}"
+        path, own = f"joint/{cell.name}/seed~{seed}/{WEIGHTS}", folder / cell.name
         if not (source.folder / path).exists():
             raise source.wrong(path, "missing")
         if sha256(source.folder / path) != made[path]:
             raise source.wrong(path, "is not the file that its run record names")
-        with atomic_write(folder / cell.name / WEIGHTS) as temporary:
-            temporary.write_bytes((source.folder / path).read_bytes())
-        with atomic_write(folder / cell.name / "README.md") as temporary:
-            temporary.write_text(CARD.format(**_facts(source, records, cell, seed, made[path])), encoding="utf-8")
-        written.append(folder / cell.name / WEIGHTS)
+        facts = _facts(source, records, cell, made)
+        stored = {"prepare": source.params.prepare.model_dump(), "evaluate_seed": source.params.evaluate.seed}
+        stored |= {name: facts[name] for name in ("sha256", "test_sha256", "bits_per_dim")}
+        content = {WEIGHTS: (source.folder / path).read_bytes(), CARD: TEXT.format(**facts).encode()}
+        content[FACTS] = (json.dumps(stored, indent=2) + "\n").encode()
+        if cell in grid.codec_cells(source.params):
+            content[COMPRESSED] = (source.folder / compressed_path(cell, seed)).read_bytes()
+        for name, data in content.items():
+            with atomic_write(own / name) as temporary:
+                temporary.write_bytes(data)
+        written.append(own / WEIGHTS)
     return written
 
 
-def check_pretrained(source: Results, records: Sequence[RunRecord], folder: Path = FOLDER) -> Check:
-    """Compute the bounds of the models in git from their weights and images, and decompress a file that one of them compressed.
+def check_pretrained(folder: Path = FOLDER) -> Check:
+    """Compute the bounds of the models in git from their weights and the embedded photographs, and decompress what they compressed.
 
     Args:
-        source: the results of the preset.
-        records: all its run records.
         folder: folder of the models.
-
-    Returns:
-        The check. For another preset than `PRESET` there is nothing to compute, which the summary says.
     """
+    models = sorted(path.parent for path in folder.glob(f"*/{FACTS}"))
     check = Check("computed")
-    if source.preset != PRESET:
-        check.summary = f"nothing: the models in {folder}/ are of the preset {PRESET}"
-        return check
-    made = {path: digest for record in records for path, digest in record.files.items()}
-    seed = source.params.grid.seeds[0]
-    models = {cell: folder / cell.name / WEIGHTS for cell in given_away(source)}
-    for cell, weights in models.items():
-        if not weights.exists() or sha256(weights) != made.get(f"joint/{cell.name}/seed~{seed}/{WEIGHTS}"):
-            how = "another model than that of these results" if weights.exists() else "missing"
-            check.problems.append(f"{weights}: {how}; make it with: agave pretrained --preset {PRESET} --results {source.folder}")
-    if not check.problems:
-        with tempfile.TemporaryDirectory(prefix="agave-verify-") as name:
-            check.problems += _computed_again(source, made, models, seed, Path(name))
-    coded = [cell for cell in models if cell in grid.codec_cells(source.params)]
-    check.summary = f"bounds of {len(models)} models from weights and images, to {TOLERANCE:g} bits/dim; {len(coded)} files decompressed"
+    if not models:
+        check.problems.append(f"{folder}: holds no model; bring them back with: git checkout HEAD -- {folder}")
+    with tempfile.TemporaryDirectory(prefix="agave-verify-") as name:
+        for model in models:
+            check.problems += _computed_again(model, Path(name))
+    files = len(list(folder.glob(f"*/{COMPRESSED}")))
+    check.summary = f"bounds of {len(models)} models from weights and photographs, to {TOLERANCE:g} bits/dim; {files} files decompressed"
     if check.problems:
-        check.summary = "models, bounds or compressed files are not those of the results"
+        check.summary = f"what is said of the models in {folder} does not come out"
     return check
 
 
-def _computed_again(source: Results, made: dict[str, str], models: Mapping[Cell, Path], seed: int, folder: Path) -> Iterator[str]:
-    """Yield what differs; `folder` is for temporary files."""
+def _computed_again(model: Path, temporary: Path) -> Iterator[str]:
+    """Yield what differs; `temporary` is a folder for the images."""
     import numpy as np
+    import torch
 
     from agave.codec.compression import Codec
     from agave.data.arrays import load_images
-    from agave.runtime.devices import Place
-    from agave.steps.evaluate import Evaluation, evaluate_bound
-    from agave.steps.prepare import run as prepare
 
-    data, place = folder / "prepare", Place(folder / "state", device="cpu")
+    facts = json.loads((model / FACTS).read_text(encoding="utf-8"))
+    if sha256(model / WEIGHTS) != facts["sha256"]:
+        yield f"{model / WEIGHTS}: another file than {FACTS} beside it says"
+        return
     try:
-        prepare(source.params, data)
-    except UserError as error:
-        yield f"the images cannot be prepared here: {error}"
-        return
-    if sha256(data / "test.npy") != made[TEST_IMAGES]:
-        yield f"{source.folder / TEST_IMAGES}: preparing the images gives others than those that were evaluated"
-        return
-    for cell, weights in models.items():
-        evaluate_bound(Evaluation(source.params, cell, seed, data, weights, folder / cell.name), place)
-        again = Results(source.params, source.preset, folder).table(f"{cell.name}/bound.csv", BOUND_SCHEMA)
-        recorded = source.table(bound_path(cell, seed), BOUND_SCHEMA)
-        difference = abs(float(again[_column(cell)].iloc[0] - recorded[_column(cell)].iloc[0]))
+        data = _images(facts["prepare"], temporary)
+        if sha256(data / "test.npy") != facts["test_sha256"]:
+            yield f"{model / FACTS}: preparing the photographs gives other images than those that were evaluated"
+            return
+        images = load_images(data, "test")
+        difference = abs(_bits_per_dim(model / WEIGHTS, torch.from_numpy(images), facts["evaluate_seed"]) - facts["bits_per_dim"])
         if not difference <= TOLERANCE:
-            yield f"{source.folder / bound_path(cell, seed)}: {weights} gives another {_column(cell)}, by {difference:.2g}"
-        if cell in grid.codec_cells(source.params):
-            path = source.folder / compressed_path(cell, seed)
-            try:
-                images = Codec.of_file(weights).decompress(path.read_bytes(), str(path))
-            except UserError as error:
-                yield str(error)
-            else:
-                if not np.array_equal(images, load_images(data, "test")[: len(images)]):
-                    yield f"{path}: decompresses to other images than the test images"
+            yield f"{model / WEIGHTS}: gives another bound than {FACTS} beside it says, by {difference:.2g} bits/dim"
+        if (model / COMPRESSED).exists():
+            path = model / COMPRESSED
+            found = Codec.of_file(model / WEIGHTS).decompress(path.read_bytes(), str(path))
+            if not np.array_equal(found, images[: len(found)]):
+                yield f"{path}: decompresses to other images than the test images"
+    except UserError as error:
+        yield str(error)
 
 
-def _column(cell: Cell) -> str:
-    return "pixelcnn_bits_per_dim" if cell.models_x else "vae_bits_per_dim"
+def _images(prepare: dict[str, Any], temporary: Path) -> Path:
+    """Prepare the images, once for all models that have the same."""
+    import hashlib
+
+    from agave.config import Params, Prepare
+    from agave.steps.prepare import prepare as write_images
+
+    data = temporary / hashlib.sha256(json.dumps(prepare, sort_keys=True).encode()).hexdigest()[:16]
+    if not data.exists():
+        write_images(Params(prepare=Prepare.model_validate(prepare)), data)
+    return data
 
 
-def _facts(source: Results, records: Sequence[RunRecord], cell: Cell, seed: int, digest: str) -> dict[str, Any]:
+def _bits_per_dim(weights: Path, images: Any, seed: int) -> float:
+    """Return the one-sample bound, or exact likelihood, of images (N, H, W, 3) as the step `evaluate` computes it."""
+    import torch
+
+    from agave.auxiliary_image import auxiliary_image
+    from agave.evaluation.one_sample import bound_columns, one_sample_terms
+    from agave.models.files import load_model, read_model_metadata
+    from agave.models.layers import folded
+
+    model, metadata = load_model(weights), read_model_metadata(weights)
+    model.likelihood_dtype = torch.float64
+    x_uint8 = images.permute(0, 3, 1, 2).contiguous()
+    y_uint8 = auxiliary_image(x_uint8, metadata["resolution"])
+    with folded(model):
+        values = one_sample_terms(model, x_uint8, y_uint8, seed=seed, batch=10, label=weights.parent.name)
+    bits = bound_columns(values, x_uint8[0].numel(), y_uint8[0].numel())["pixelcnn_bits_per_dim"]
+    assert bits is not None, "all models in git have a likelihood of x"
+    return bits
+
+
+def _facts(source: Results, records: Sequence[RunRecord], cell: Cell, made: dict[str, str]) -> dict[str, Any]:
     from agave.models import REGISTRY
     from agave.planning.network_costs import parameters
 
+    seed = source.params.grid.seeds[0]
     manifest = json.loads((source.folder / "prepare/manifest.json").read_text(encoding="utf-8"))
-    steps = {record.folder: record.options["training"] for record in records if "training" in record.options}
-    trainings = [(stage, steps[f"{stage}/{name}/seed~{seed}"]) for stage, name in training_names(cell)]
+    options = {record.folder: record.options["training"] for record in records if "training" in record.options}
+    trainings = [(stage, options[f"{stage}/{name}/seed~{seed}"]) for stage, name in training_names(cell)]
     exact = REGISTRY[cell.system].bound == "exact"
     return {
         "cell": cell.name,
         "system": cell.system,
         "parameters": sum(parameters(source.params, cell).values()),
-        "sha256": digest,
+        "sha256": made[f"joint/{cell.name}/seed~{seed}/{WEIGHTS}"],
+        "test_sha256": made[TEST_IMAGES],
         "train_set": manifest["name"]["train"],
         "test_set": manifest["name"]["test"],
         "licence": manifest["licence"],
         "size": source.params.prepare.image_size,
         "trainings": ", ".join(f"{stage} {one['steps']} steps of {one['batch']} images" for stage, one in trainings),
         "seed": seed,
-        "bits": source.table(bound_path(cell, seed), BOUND_SCHEMA)[_column(cell)].iloc[0],
+        "bits_per_dim": float(source.table(bound_path(cell, seed), BOUND_SCHEMA)["pixelcnn_bits_per_dim"].iloc[0]),
         "number": "the exact likelihood" if exact else "the one-sample bound",
         "preset": source.preset,
     }

@@ -75,7 +75,7 @@ def _checks(source: Results, claims_file: Path, decisions: list[Decision]) -> It
     yield check_chain(source, records, listed)
     yield check_settings(records, source.params)
     yield _redrawn(source, claims_file, decisions)
-    yield check_pretrained(source, records)
+    yield check_pretrained()
     yield check_plan(source, records)
 
 
