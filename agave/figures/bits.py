@@ -92,7 +92,8 @@ class _Page:
         for column, one in enumerate(maps):
             self.shown = self.place(row, column).imshow(one, interpolation="none", **colours)
             middle = LEFT + column * (self.side + GAP) + self.side / 2
-            number = f"{one.mean() / 3:{form}}".replace("-", "−")
+            bits_per_dim = round(float(one.mean()) / 3, 2) + 0.0  # never -0.00
+            number = f"{bits_per_dim:{form}}".replace("-", "−")
             self.text(middle, self.top(row) + self.side + 0.02, number, size=SMALL, color=GREY, ha="center", va="top")
 
     def bar(self, first: int, last: int, extend: str) -> None:

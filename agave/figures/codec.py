@@ -44,7 +44,7 @@ def draw(source: Results) -> None:
         axes.margins(x=0.1)
         axes.set(xlabel="bits/dim")
         axes.set_title("Compressed files, decoded exactly", loc="left")
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.legend(loc="outside upper center", ncols=2)
         images = f"The first {rows['images'].iloc[0]} images of {rows['data_set'].iloc[0]}."
         note = (
             "Percentages: file over what was reported, header and checksums included. The model is not counted, and the image formats know"
@@ -55,4 +55,4 @@ def draw(source: Results) -> None:
 
 def _text(row: pd.Series) -> str:
     value = f"{row['bits_per_dim']:.3f}"
-    return value if pd.isna(row["overhead_percent"]) else f"{value} ({row['overhead_percent']:+.2f} %)"
+    return value if pd.isna(row["overhead_percent"]) else f"{value} ({row['overhead_percent']:+.2f} %)".replace("-", "−")
