@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from fake_results import write_results
 
+from agave import grid
 from agave.cli import main
 from agave.config import Params, load
 from agave.errors import UserError
@@ -45,9 +46,9 @@ def test_nothing_of_the_grid_is_stale(params: Params, tmp_path: Path) -> None:
 )
 def test_a_cell_that_leaves_the_grid_goes_whole(params: Params, tmp_path: Path, change: dict[str, object], gone: str) -> None:
     write_results(params, tmp_path)
-    assert prune.stale(with_grid(params, **change), tmp_path) == [
-        f"{folder}/{gone}/seed~0" for folder in ("drawn", "evaluate", "joint", "sample")
-    ]
+    compresses = gone in {cell.name for cell in grid.codec_cells(params)}
+    folders = ["codec"] * compresses + ["drawn", "evaluate", "joint", "sample"]
+    assert prune.stale(with_grid(params, **change), tmp_path) == [f"{folder}/{gone}/seed~0" for folder in folders]
 
 
 def test_seeds_and_pretrained_networks_and_bounds_go_too(params: Params, tmp_path: Path) -> None:
@@ -64,8 +65,9 @@ def test_seeds_and_pretrained_networks_and_bounds_go_too(params: Params, tmp_pat
         f"sample/{low}",
     ]
     other = with_grid(params, table_kl_weight=2.0)  # the model stays, its importance-sampled bound is in no table any more
-    low = "evaluate/kl_weight~8-levels~256-resolution~16/seed~0"
-    assert prune.stale(other, tmp_path) == [f"{low}/growth.csv", f"{low}/iwae.csv", f"{low}/iwae.npz"]
+    best = "kl_weight~8-levels~256-resolution~16/seed~0"  # nor does it compress
+    files = [f"evaluate/{best}/{name}" for name in ("growth.csv", "iwae.csv", "iwae.npz")]
+    assert prune.stale(other, tmp_path) == [f"codec/{best}", *files]
 
 
 def test_files_of_other_origin_are_left_alone(params: Params, tmp_path: Path) -> None:
