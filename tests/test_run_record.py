@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,3 +187,15 @@ def test_the_recorded_command_makes_the_same_bytes(tmp_path: Path, monkeypatch: 
     run(first.command, 1)
     again = RunRecord.parse((tmp_path / output / "run.json").read_bytes(), path="")
     assert again.threads == 2 and again.files["./model.safetensors"] == first.files["./model.safetensors"]
+
+
+def test_records_of_one_process_share_its_cpu_time(tmp_path):
+    def seconds(name: str) -> float:
+        Recorder("tables", {}, {}).write(tmp_path / name, [])
+        return float(json.loads((tmp_path / name).read_text())["processor_seconds"])
+
+    seconds("first.json")
+    end = time.process_time() + 1
+    while time.process_time() < end:
+        pass
+    assert seconds("second.json") >= 1 > seconds("third.json")

@@ -281,7 +281,7 @@ class Recorder:
         unit = 1 if sys.platform == "darwin" else 1024
         values = self._record | {
             "wall_seconds": round(time.monotonic() - self._began, 3),
-            "processor_seconds": round(time.process_time(), 3),
+            "processor_seconds": round(_processor_seconds(), 3),
             "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1),
             "outputs": {Path(os.path.relpath(output, Path(path).parent)).as_posix(): sha256(output) for output in outputs},
             **arithmetic(self._record["device"]),
@@ -290,6 +290,17 @@ class Recorder:
         record = RunRecord.model_validate(values | {"command": explicit_command(values)})
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(record.as_json(), indent=2) + "\n", encoding="utf-8")
+
+
+_recorded_seconds = 0.0
+
+
+def _processor_seconds() -> float:
+    """Return the CPU time of this process that no earlier record of it has counted."""
+    global _recorded_seconds
+    now = time.process_time()
+    since, _recorded_seconds = now - _recorded_seconds, now
+    return since
 
 
 @contextmanager
