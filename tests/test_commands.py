@@ -52,6 +52,7 @@ TESTED = {
     r"make plan PRESET=paper": "test_plan.py::test_the_command_prints_a_table_and_writes_json",
     r"make gpu-check|agave gpu-check.*": "test_gpu_check.py::test_the_report_holds_every_part",
     r"agave (compress|decompress)( .*)?": "test_codec_files.py::test_commands",
+    r"pip install 'agave\[codecs\]'": "test_codec_step.py::test_a_package_that_is_missing_is_named",
     r"agave pretrained .*": "test_codec_step.py::test_models_are_copied_with_a_card_each",
     r"agave plan --preset paper --device-report .*": "test_gpu_check.py::test_a_plan_takes_the_throughput_of_the_report",
     r"make page( PRESET=study)?": "test_page.py::test_the_page_is_made_from_the_files_in_git",

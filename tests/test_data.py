@@ -40,6 +40,7 @@ DEFAULTS = TINY.model_copy(
     update={
         "pretrain": TINY.pretrain.model_copy(update={"vae": FEW, "pixelcnn_pp": FEW}),
         "joint": FEW,
+        "table1": TINY.table1.model_copy(update={"systems": []}),
         "prepare": TINY.prepare.model_copy(update={"photos": CROPS}),
         "sample": TINY.sample.model_copy(update={"images": 2}),
         "evaluate": TINY.evaluate.model_copy(update={"iwae_images": 2}),

@@ -125,10 +125,10 @@ def test_make_targets_of_the_pages_exist(root):
 def test_the_python_of_the_pages_runs(root, page, tmp_path, monkeypatch, capsys):
     """With a small untrained model where the page has a trained one."""
     (code,) = re.findall(r"```python\n(import numpy.*?)```", (root / page).read_text(), re.DOTALL)
-    data, weights = re.findall(r'"(results/demo/\S+)"', code)
+    data, weights = re.findall(r'"((?:results/demo|pretrained)/\S+)"', code)
     params, tiny = (config.load(root / "params.yaml", preset) for preset in ("demo", "tiny"))
     params = params.model_copy(update={"model": tiny.model})
-    cell = grid.parse_cell(weights.split("/")[3], params.prepare.image_size)
+    cell = grid.parse_cell(next(part for part in weights.split("/") if part.startswith("kl_weight")), params.prepare.image_size)
     assert cell in grid.all_cells(params)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

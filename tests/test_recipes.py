@@ -10,11 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fake_results
 import numpy as np
 import pytest
 
-from agave import config
 from agave.csv_tables import read_table
 from agave.results import CLAIMS
 from agave.schemas import CLAIMS_SCHEMA
@@ -104,21 +102,23 @@ def test_a_data_set(copy: Path) -> None:
 
 
 def test_a_claim(copy: Path) -> None:
-    (measures, function), (evidence, line), (claims, entry), (_, test_text) = blocks("add a claim")
-    with (copy / measures).open("a", encoding="utf-8") as file:
-        file.write("\n\n" + function)
-    insert(copy / evidence, "MEASURES", line)
+    (measures, function), (_, line), (claims, entry), (_, test_text) = blocks("add a claim")
+    text = (copy / measures).read_text(encoding="utf-8")
+    (copy / measures).write_text(text.replace("\nPER_IMAGE: ", f"\n{function}\n\nPER_IMAGE: "), encoding="utf-8")
+    insert(copy / measures, "PER_IMAGE", line)
     with (copy / claims).open("a", encoding="utf-8") as file:
         file.write("\n" + entry)
-    head = '"""The example of the recipe."""\n\nimport numpy as np\n\nfrom agave.claims import measures\n\n\n'
+    head = '"""The example of the recipe."""\n\nimport numpy as np\n\nfrom agave import measures\n\n\n'
     (copy / "tests/test_measure.py").write_text(head + test_text, encoding="utf-8")
     assert "1 passed" in run(copy, "pytest", "-p", "no:cacheprovider", "tests/test_measure.py")
 
     results = copy / "results/tiny"
-    fake_results.write_results(config.load(ROOT / "params.yaml", "tiny"), results)
+    made = f"import sys; sys.path.append({str(ROOT / 'tests')!r})\nimport fake_results, pathlib\nfrom agave.config import load\n"
+    (copy / "made.py").write_text(made + "fake_results.write_results(load('params.yaml', 'tiny'), pathlib.Path('results/tiny'))\n")
+    run(copy, "made")
     run(copy, "agave.cli", "tables", "--preset", "tiny", "--results", "results/tiny")
-    assert "C32" in run(copy, "agave.cli", "claims", "--preset", "tiny", "--results", "results/tiny")
-    rows = read_table(results / CLAIMS, CLAIMS_SCHEMA).query("id == 'C32'")
+    assert "C33" in run(copy, "agave.cli", "claims", "--preset", "tiny", "--results", "results/tiny")
+    rows = read_table(results / CLAIMS, CLAIMS_SCHEMA).query("id == 'C33'")
     assert set(rows["comparison"]) == {"λ 2", "λ 8"} and set(rows["measure"]) == {"reconstruction_brightness"}
 
 

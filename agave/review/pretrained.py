@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agave import grid
 from agave.errors import UserError
 from agave.files import atomic_write, sha256
 from agave.grid import Cell
-from agave.provenance.lineage import TEST_IMAGES, WEIGHTS
+from agave.provenance.lineage import WEIGHTS
 from agave.provenance.run_record import RunRecord
 from agave.results import Results, bound_path, compressed_path, training_names
 from agave.review.checks import Check
 from agave.schemas import BOUND_SCHEMA
+
+if TYPE_CHECKING:
+    from agave.data.arrays import ImageArray
 
 FOLDER = Path("pretrained")
 KL_WEIGHTS = (2, 12)
@@ -97,9 +100,8 @@ def check_pretrained(folder: Path = FOLDER) -> Check:
     check = Check("computed")
     if not models:
         check.problems.append(f"{folder}: holds no model; bring them back with: git checkout HEAD -- {folder}")
-    with tempfile.TemporaryDirectory(prefix="agave-verify-") as name:
-        for model in models:
-            check.problems += _computed_again(model, Path(name))
+    for model in models:
+        check.problems += _computed_again(model)
     files = len(list(folder.glob(f"*/{COMPRESSED}")))
     check.summary = f"bounds of {len(models)} models from weights and photographs, to {TOLERANCE:g} bits/dim; {files} files decompressed"
     if check.problems:
@@ -107,24 +109,22 @@ def check_pretrained(folder: Path = FOLDER) -> Check:
     return check
 
 
-def _computed_again(model: Path, temporary: Path) -> Iterator[str]:
-    """Yield what differs; `temporary` is a folder for the images."""
+def _computed_again(model: Path) -> Iterator[str]:
     import numpy as np
     import torch
 
     from agave.codec.compression import Codec
-    from agave.data.arrays import load_images
+    from agave.data.arrays import array_sha256
 
     facts = json.loads((model / FACTS).read_text(encoding="utf-8"))
     if sha256(model / WEIGHTS) != facts["sha256"]:
         yield f"{model / WEIGHTS}: another file than {FACTS} beside it says"
         return
     try:
-        data = _images(facts["prepare"], temporary)
-        if sha256(data / "test.npy") != facts["test_sha256"]:
+        images = _test_images(json.dumps(facts["prepare"]))
+        if array_sha256(images) != facts["test_sha256"]:
             yield f"{model / FACTS}: preparing the photographs gives other images than those that were evaluated"
             return
-        images = load_images(data, "test")
         difference = abs(_bits_per_dim(model / WEIGHTS, torch.from_numpy(images), facts["evaluate_seed"]) - facts["bits_per_dim"])
         if not difference <= TOLERANCE:
             yield f"{model / WEIGHTS}: gives another bound than {FACTS} beside it says, by {difference:.2g} bits/dim"
@@ -137,17 +137,16 @@ def _computed_again(model: Path, temporary: Path) -> Iterator[str]:
         yield str(error)
 
 
-def _images(prepare: dict[str, Any], temporary: Path) -> Path:
-    """Prepare the images, once for all models that have the same."""
-    import hashlib
+@cache
+def _test_images(prepare: str) -> ImageArray:
+    """Make the test images that a block `prepare`, as JSON, describes; the models have the same ones."""
+    import numpy as np
 
-    from agave.config import Params, Prepare
-    from agave.steps.prepare import prepare as write_images
+    from agave.config import Prepare
+    from agave.data.sources import SOURCES
 
-    data = temporary / hashlib.sha256(json.dumps(prepare, sort_keys=True).encode()).hexdigest()[:16]
-    if not data.exists():
-        write_images(Params(prepare=Prepare.model_validate(prepare)), data)
-    return data
+    options = Prepare.model_validate_json(prepare)
+    return np.ascontiguousarray(SOURCES[options.source](options).test)
 
 
 def _bits_per_dim(weights: Path, images: Any, seed: int) -> float:
@@ -184,7 +183,7 @@ def _facts(source: Results, records: Sequence[RunRecord], cell: Cell, made: dict
         "system": cell.system,
         "parameters": sum(parameters(source.params, cell).values()),
         "sha256": made[f"joint/{cell.name}/seed~{seed}/{WEIGHTS}"],
-        "test_sha256": made[TEST_IMAGES],
+        "test_sha256": manifest["test"]["sha256"],
         "train_set": manifest["name"]["train"],
         "test_set": manifest["name"]["test"],
         "licence": manifest["licence"],
