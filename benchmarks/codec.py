@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +21,7 @@ import torch
 import agave
 from agave.codec.compression import Codec
 from agave.config import load
-from agave.data.arrays import load_images
-from agave.steps.prepare import prepare
+from agave.data.sources import SOURCES
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -35,12 +33,10 @@ def seconds(run: Callable[[], object]) -> float:
 
 def photographs(count: int, size: int) -> np.ndarray:
     """Crops of the embedded photographs, (count, size, size, 3)."""
-    params = load("params.yaml", "demo")
-    photos = params.prepare.photos.model_copy(update={"train_crops": 1, "test_crops": max(2, count)})
-    changed = params.prepare.model_copy(update={"photos": photos, "image_size": size})
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(params.model_copy(update={"prepare": changed}), Path(folder))
-        return load_images(folder, "test")[:count]
+    prepare = load("params.yaml", "demo").prepare
+    photos = prepare.photos.model_copy(update={"train_crops": 1, "test_crops": max(2, count)})
+    found = SOURCES["photos"](prepare.model_copy(update={"photos": photos, "image_size": size}))
+    return np.ascontiguousarray(found.test[:count])
 
 
 def main() -> None:

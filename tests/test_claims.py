@@ -252,7 +252,7 @@ def test_a_model_that_the_grid_lacks_is_not_testable(results):
     assert decision.verdict == "not testable at this scale" and "no model with λ = 1, no auxiliary loss" in decision.basis
 
 
-@pytest.mark.parametrize("preset", ["tiny", "study"])
+@pytest.mark.parametrize("preset", ["tiny", pytest.param("study", marks=pytest.mark.integration)])
 def test_every_preset_gets_a_verdict_on_every_claim(preset, tmp_path):
     params = config.load(ROOT / "params.yaml", preset)
     write_results(params, tmp_path / preset)

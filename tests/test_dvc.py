@@ -310,7 +310,7 @@ def test_a_grid_that_grows_and_shrinks_leaves_nothing_stale(repository: Reposito
     log = repository.run("dvc", "repro")
     drawn = {"figures": OTHER_LEVELS["figures"] - CAME_OUT_THE_SAME}
     assert done(log) == ONE_CELL | OTHER_LEVELS | drawn
-    assert stages_run(log) == STAGES[1:]
+    assert stages_run(log) == [stage for stage in STAGES[1:] if stage != "formats"]  # which has no model
     new = "kl_weight~2-levels~32-resolution~8"
     assert new in repository.metrics()["cells"]
     assert f"cells.{new}.kl" in repository.run("dvc", "metrics", "diff")
@@ -341,11 +341,11 @@ def test_an_experiment_with_another_k(repository: Repository) -> None:
         "evaluate_iwae": 2,
         "gather_iwae": 2,
         "write_tables": 1,
-        "figures": 1,
+        "figures": 2,
         "decide_claims": 1,
         "write_records": 1,
         "write_page": 1,
-    }  # the growth; the bounds behind the other figures came out as before
+    }  # the growth and Table 1; the bounds behind the other figures came out as before
     assert stages_run(log) == ["evaluate", "tables", "figures", "claims", "records", "page"]
     assert repository.to_do() == AT_REST
     after = repository.metrics()

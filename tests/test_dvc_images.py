@@ -23,6 +23,7 @@ mine:
   compute: {device: cpu, precision: float32}
   pretrain: {vae: {init_images: 8}, pixelcnn_pp: {init_images: 8}}
   joint: {init_images: 8}
+  table1: {systems: []}
   grid: {resolutions: []}
   evaluate: {iwae_images: 2}
   sample: {images: 2, completion_rows: 4}

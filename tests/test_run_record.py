@@ -186,7 +186,7 @@ def test_the_recorded_command_makes_the_same_bytes(tmp_path: Path, monkeypatch: 
     assert first.threads == 2 and first.command[-6:] == ["--threads", "2", "--device", "cpu", "--devices", "1"]
     run(first.command, 1)
     again = RunRecord.parse((tmp_path / output / "run.json").read_bytes(), path="")
-    assert again.threads == 2 and again.files["./model.safetensors"] == first.files["./model.safetensors"]
+    assert again.threads == 2 and again.outputs["model.safetensors"] == first.outputs["model.safetensors"]
 
 
 def test_records_of_one_process_share_its_cpu_time(tmp_path):
