@@ -346,7 +346,7 @@ def test_an_experiment_with_another_k(repository: Repository) -> None:
         "write_records": 1,
         "write_page": 1,
     }  # the growth and Table 1; the bounds behind the other figures came out as before
-    assert stages_run(log) == ["evaluate", "tables", "figures", "claims", "records", "page"]
+    assert stages_run(log) == ["evaluate", "codec", "tables", "figures", "claims", "records", "page"]
     assert repository.to_do() == AT_REST
     after = repository.metrics()
     assert after["cells"] == before["cells"] and after["table1"] != before["table1"]
