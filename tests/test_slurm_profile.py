@@ -15,7 +15,7 @@ import yaml
 from test_workflow import check_out, snakemake
 
 PROFILE = Path(__file__).parents[1] / "workflow/profiles/slurm/config.yaml"
-GPU_RULES = ("pretrain_vae", "pretrain_pixelcnn_pp", "joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell")
+GPU_RULES = ("pretrain_vae", "pretrain_pixelcnn_pp", "joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell", "codec_cell")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def check(folder: Path, rule: str, call: list[str], target: str) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    "rules", [("pretrain_vae", "pretrain_pixelcnn_pp"), ("joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell")]
+    "rules", [("pretrain_vae", "pretrain_pixelcnn_pp"), ("joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell", "codec_cell")]
 )
 def test_the_paper_presets_gpu_jobs_ask_for_what_the_plan_says(rules: tuple[str, ...], plan: tuple[Path, dict[str, list[str]]]) -> None:
     folder, made = plan

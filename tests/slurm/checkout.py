@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SITE = (  # what a site may set: how often Slurm is asked, how long a file may take to show, one thread as in the local run
     *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5"),
     *("--set-threads", "pretrain_vae=1", "pretrain_pixelcnn_pp=1", "joint_cell=1"),
-    *("evaluate_bound=1", "evaluate_iwae=1", "sample_cell=1"),
+    *("evaluate_bound=1", "evaluate_iwae=1", "sample_cell=1", "codec_cell=1"),
     *("--set-scatter", "iwae=2"),  # the preset has four images for the profile's ten shards
 )
 
