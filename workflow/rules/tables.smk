@@ -19,7 +19,7 @@ rule write_tables:
         order="results/{preset}/tables/order.csv",
         codec=report(
             "results/{preset}/tables/codec.csv",
-            caption="../report/figurecodec.rst",
+            caption="../report/codec.rst",
             category="Tables",
             labels={"table": "Compressed files as csv (download)"},
         ),
