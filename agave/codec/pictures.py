@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from agave.codec.image_formats import lossless_formats
 from agave.data.arrays import ImageArray, read_array, write_npy, write_npz
 from agave.data.image_files import read_exactly
 from agave.errors import UserError
@@ -91,6 +90,5 @@ def _write_png(path: Path, image: ImageArray) -> None:
 
 
 def _png(image: ImageArray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG", optimize=True)
-    return file.getvalue()
+    encode, _ = lossless_formats(others=False)["PNG"]
+    return bytes(encode(image))
