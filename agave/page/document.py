@@ -75,7 +75,6 @@ def _rendered(source: Results, decisions: Sequence[Decision]) -> str:
         plurals=PLURALS,
         home={decision.claim.id: section for section in SECTIONS for decision in _of(section, decisions)},
         decided_by=_decided_by,
-        comparison_text=comparison_text,
         cost=findings.cost(source),
         setting=_setting(source),
         licence=_manifest(source),
