@@ -320,12 +320,12 @@ class Results:
         Raises:
             UserError: the file is missing or damaged, or lacks an array.
         """
-        path, names = codec_arrays_path(cell, self.params.grid.seeds[0]), ("bits", "bound_bits", "by_model")
-        arrays = self._arrays(path)
-        for name in names:
-            if name not in arrays or arrays[name].shape != arrays["bits"].shape or arrays[name].ndim != 1:
-                raise self.wrong(path, f"lacks the array {name} of one value an image")
-        return {name: arrays[name].astype(np.float64) for name in names}
+        path = codec_arrays_path(cell, self.params.grid.seeds[0])
+        arrays = self.arrays(path, ("bits", "bound_bits", "by_model"))
+        for name, array in arrays.items():
+            if array.shape != arrays["bits"].shape or array.ndim != 1:
+                raise self.wrong(path, f"{name} is {array.shape}; accepted: one value an image")
+        return {name: array.astype(np.float64) for name, array in arrays.items()}
 
     def _term(self, cell: Cell, path_of: Callable[[Cell, int], str], name: str) -> NDArray[np.float64]:
         arrays = self.per_image(cell, path_of)

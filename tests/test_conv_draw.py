@@ -11,8 +11,8 @@ from agave import config
 from agave.config_networks import ConvDRAWModel
 from agave.evaluation.importance import iwae_bounds
 from agave.likelihoods import bits_per_dim
-from agave.models.conv_draw import LEAST_PIXEL_DEVIATION, LEVELS_PER_UNIT, ConvolutionalDRAW, gaussian_log_density
-from agave.models.gaussian import Gaussian
+from agave.models.conv_draw import LEAST_PIXEL_DEVIATION, LEVELS_PER_UNIT, ConvolutionalDRAW
+from agave.models.gaussian import Gaussian, gaussian_log_density
 from agave.random_numbers import KeyedNumbers, StepNumbers
 
 

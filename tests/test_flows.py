@@ -21,7 +21,8 @@ from agave.likelihoods import bits_per_dim
 from agave.models import make_model
 from agave.models.couplings import AffineCoupling, ChannelCoupling, CheckerboardCoupling, Couplings
 from agave.models.nice import NICE, AdditiveCouplings
-from agave.models.real_nvp import MultiScaleFlow, RealNVP, checkerboard, logit, ordered_squeeze, ordered_unsqueeze, squeeze
+from agave.models.real_nvp import MultiScaleFlow, RealNVP, logit
+from agave.models.squeezing import checkerboard, ordered_squeeze, ordered_unsqueeze, squeeze
 from agave.models.whitening import fit_whitening
 from agave.objective import Objective
 from agave.planning import network_costs, plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 
 from agave.config import Model, Sample
 from agave.config_networks import ConvDRAWModel, SystemBlock
-from agave.models.gaussian import Gaussian
+from agave.models.conv_lstm import ConvLSTM, LSTMState
+from agave.models.gaussian import Gaussian, GaussianConv, gaussian_log_density
 from agave.models.interface import LikelihoodModel, Noise, Terms, scale_to_unit
-from agave.models.layers import Checkpointed, WeightNormConv2d, at_least_float32, data_dependent_initialisation, full_precision
+from agave.models.layers import Checkpointed, data_dependent_initialisation, full_precision
 from agave.models.vae_iaf import as_image
 from agave.random_numbers import PIXELS_GIVEN_PRIOR, POSTERIOR, PRIOR, KeyedNumbers, RandomNumbers, StepNumbers
 
@@ -25,67 +25,6 @@ LEVELS_PER_UNIT = 127.5
 
 LEAST_PIXEL_DEVIATION = 0.05
 """Of the Gaussian of a sub-pixel, colour levels; below it a constant patch would be chased to no end."""
-
-LOG_DEVIATION_LIMIT = 7.0
-"""Log-deviations of latent variables are kept within plus and minus this."""
-
-
-def gaussian_log_density(value: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
-    """Return log N(value; mean, exp(log_deviation)^2), nats, of tensors that broadcast."""
-    return -0.5 * ((value - mean) * torch.exp(-log_deviation)).square() - log_deviation - 0.5 * math.log(2 * math.pi)
-
-
-class GaussianConv(nn.Module):
-    """Two convolutions, one to means and one to log-deviations, which start ten times smaller.
-
-    Args:
-        in_channels: number of channels of the input.
-        out_channels: number of maps of means, and of log-deviations.
-        kernel: height and width of the kernels, odd.
-        init_scale: standard deviation of the means after data-dependent initialisation.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, init_scale: float) -> None:
-        super().__init__()
-        shape, padding = (in_channels, out_channels, (kernel, kernel)), (kernel // 2,) * 4
-        self.mean = WeightNormConv2d(*shape, padding=padding, init_scale=init_scale)
-        self.log_deviation = WeightNormConv2d(*shape, padding=padding, init_scale=0.1 * init_scale)
-
-    def forward(self, h: Tensor) -> Gaussian:
-        """Return means and log-deviations, (B, out_channels, H, W) each, in at least float32."""
-        log_deviation = at_least_float32(self.log_deviation(h)).clamp(-LOG_DEVIATION_LIMIT, LOG_DEVIATION_LIMIT)
-        return Gaussian(at_least_float32(self.mean(h)), log_deviation)
-
-
-class LSTMState(NamedTuple):
-    """State of a convolutional LSTM: its output h and its memory, (B, hidden, H / 2, W / 2) each."""
-
-    h: Tensor
-    memory: Tensor
-
-
-class ConvLSTM(nn.Module):
-    """A convolutional LSTM on the half grid.
-
-    Args:
-        image_channels: channels of its input at the size of x, which a stride of 2 halves.
-        channels: channels of its other input, on the half grid.
-        hidden: feature maps of its state.
-        kernel: height and width of the kernels, odd.
-    """
-
-    def __init__(self, image_channels: int, channels: int, hidden: int, kernel: int) -> None:
-        super().__init__()
-        padding = (kernel // 2,) * 4
-        self.read = WeightNormConv2d(image_channels, 4 * hidden, (kernel, kernel), stride=2, padding=padding)
-        self.recur = WeightNormConv2d(channels + hidden, 4 * hidden, (kernel, kernel), padding=padding, bias=False)
-
-    def forward(self, image: Tensor, x: Tensor, state: LSTMState) -> LSTMState:
-        """Return the next state from inputs (B, image_channels, H, W) and (B, channels, H / 2, W / 2)."""
-        gates = at_least_float32(self.read(image) + self.recur(torch.cat((x, state.h), dim=1)))
-        let_in, keep, let_out, new = gates.chunk(4, dim=1)
-        memory = torch.sigmoid(keep + 1) * state.memory + torch.sigmoid(let_in) * torch.tanh(new)  # + 1: at first it remembers
-        return LSTMState(torch.sigmoid(let_out) * torch.tanh(memory), memory)
 
 
 class DrawingStep(Checkpointed):

@@ -15,6 +15,7 @@ from agave.config_networks import SystemBlock
 from agave.models.couplings import ChannelCoupling, CheckerboardCoupling, Couplings
 from agave.models.dequantised import DequantisedDensity
 from agave.models.layers import data_dependent_initialisation
+from agave.models.squeezing import checkerboard, ordered_squeeze, ordered_unsqueeze, squeeze
 from agave.random_numbers import RandomNumbers
 
 
@@ -32,33 +33,6 @@ def logit(v: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     # from both ends; so do we.
     log_p, log_q = torch.log(alpha + (1 - 2 * alpha) * v / 256), torch.log(alpha + (1 - 2 * alpha) * (256 - v) / 256)
     return log_p - log_q, (math.log((1 - 2 * alpha) / 256) - log_p - log_q).flatten(1).sum(1)
-
-
-def checkerboard(h: int, w: int, odd: bool) -> Tensor:
-    """Return a mask (h, w): 1 where row + column is odd, or with `odd` False even, and 0 elsewhere."""
-    parity = (torch.arange(h)[:, None] + torch.arange(w)) % 2
-    return (parity if odd else 1 - parity).float()
-
-
-def squeeze(x: Tensor) -> Tensor:
-    """Bring each square of 2x2 pixels to the channels: (B, C, H, W) -> (B, 4 C, H/2, W/2), channel 4 c + 2 row + column."""
-    return F.pixel_unshuffle(x, 2)
-
-
-def ordered_squeeze(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Divide (B, C, H, W) into the two colours of a checkerboard, each (B, 2 C, H/2, W/2), position outer and channel inner.
-
-    Returns:
-        The pixels that go on to the next scale, where row + column is even, and those that are factored out.
-    """
-    kept = torch.cat((x[:, :, 0::2, 0::2], x[:, :, 1::2, 1::2]), dim=1)
-    return kept, torch.cat((x[:, :, 0::2, 1::2], x[:, :, 1::2, 0::2]), dim=1)
-
-
-def ordered_unsqueeze(kept: Tensor, factored: Tensor) -> Tensor:
-    """Return x (B, C, H, W), the inverse of `ordered_squeeze`."""
-    (even, odd), (right, left) = kept.chunk(2, dim=1), factored.chunk(2, dim=1)
-    return F.pixel_shuffle(torch.stack((even, right, left, odd), dim=2).flatten(1, 2), 2)
 
 
 class FlowScale(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from agave.codec.container import MODEL_BYTES, Coding
 from agave.config import Params
 from agave.csv_tables import write_table
 from agave.data.arrays import load_images, read_array_file, write_npz
+from agave.data.manifest import name_of_test_images
 from agave.errors import UserError
 from agave.files import atomic_write, sha256
 from agave.grid import Cell
@@ -57,7 +57,7 @@ def run(params: Params, cell: Cell, seed: int, data: Path, weights: Path, bound:
     row = {
         "cell": cell.name,
         "seed": seed,
-        "data_set": json.loads((data / "manifest.json").read_text(encoding="utf-8"))["name"]["test"],
+        "data_set": name_of_test_images(data),
         "images": len(images),
         "exact_images": exact,
         "bound": codec.model.bound,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from agave.auxiliary_image import auxiliary_image
 from agave.config import Params
 from agave.csv_tables import write_table
 from agave.data.arrays import ImageArray, load_images, write_npz
+from agave.data.manifest import name_of_test_images
 from agave.errors import UserError
 from agave.evaluation.importance import gather_shards, growth_samples, iwae_bounds, shard_path, shard_range, write_shard
 from agave.evaluation.memory import default_budget, evaluation_cost
@@ -87,7 +87,7 @@ class Evaluation:
             "resolution": None if plain else cell.resolution,
             "auxiliary": None if plain else cell.auxiliary,
             "seed": self.seed,
-            "data_set": json.loads((self.data / "manifest.json").read_text(encoding="utf-8"))["name"]["test"],
+            "data_set": name_of_test_images(self.data),
             "images": images,
             "precision": self.options.precision,
         }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from agave.codec.image_formats import format_sizes
 from agave.config import Params
 from agave.csv_tables import write_table
 from agave.data.arrays import load_images
+from agave.data.manifest import name_of_test_images
 from agave.provenance.run_record import recording
 
 
@@ -26,7 +26,7 @@ def run(params: Params, data: Path, output: Path) -> None:
     images = load_images(data, "test")[: params.codec.images]
     options = {"codec": params.codec.model_dump(include={"images", "others"})}
     with recording("formats", options, {"images": data / "test.npy"}, output / "run.json") as record:
-        data_set = json.loads((data / "manifest.json").read_text(encoding="utf-8"))["name"]["test"]
+        data_set = name_of_test_images(data)
         rows = format_sizes(images, params.codec.others, "image formats")
         write_table(output / "formats.csv", [{"data_set": data_set} | row for row in rows])
         record.outputs.append(output / "formats.csv")
