@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import yaml
@@ -53,6 +54,8 @@ TESTED = {
     r"make gpu-check|agave gpu-check.*": "test_gpu_check.py::test_the_report_holds_every_part",
     r"agave (compress|decompress)( .*)?": "test_codec_files.py::test_commands",
     r"pip install 'agave\[codecs\]'": "test_codec_step.py::test_a_package_that_is_missing_is_named",
+    r"agave prepare --preset demo --output work/photographs": "test_commands.py::test_the_tutorial",
+    r"cp work/photographs/train.npy my_images.npy": "test_commands.py::test_the_tutorial",
     r"agave pretrained .*": "test_codec_step.py::test_models_are_copied_with_a_card_each",
     r"agave plan --preset paper --device-report .*": "test_gpu_check.py::test_a_plan_takes_the_throughput_of_the_report",
     r"make page( PRESET=study)?": "test_page.py::test_the_page_is_made_from_the_files_in_git",
@@ -162,12 +165,12 @@ def run(folder: Path, command: str) -> str:
 
 
 def preset_of_the_page() -> str:
-    """The preset `mine` as docs/own-images.md shows it."""
-    return re.findall(r"```yaml\n(mine:.*?)```", (ROOT / "docs/own-images.md").read_text(), re.DOTALL)[0]
+    """The preset `mine` as docs/tutorial.md shows it."""
+    return re.findall(r"```yaml\n(mine:.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)[0]
 
 
 def check_out(folder: Path, mine: str) -> Path:
-    """A copy of what the commands need, with own images."""
+    """A copy of what the commands need, with own images as two kinds of files."""
     for name in ("agave", "benchmarks", "docs", "pretrained", "workflow", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local"))
     for name in ("Snakefile", "Makefile", "claims.yaml", "dvc.yaml", "dvc.lock", ".dvcignore", ".gitignore"):
@@ -175,7 +178,9 @@ def check_out(folder: Path, mine: str) -> Path:
     (folder / "slurm").symlink_to("workflow/profiles/slurm")
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text() + "\n" + mine)
     size = yaml.safe_load(mine)["mine"]["prepare"]["image_size"]
-    np.savez(folder / "my_images.npz", images=np.random.default_rng(0).integers(0, 256, (360, size, size, 3), np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, (2200, size, size, 3), np.uint8)
+    np.savez(folder / "my_images.npz", images=images)
+    np.save(folder / "my_images.npy", images)
     return folder
 
 
@@ -197,19 +202,26 @@ def test_the_command_runs(checkout: Path, command: str) -> None:
 
 
 @pytest.mark.integration
-def test_own_images_through_the_workflow(tmp_path: Path) -> None:
-    """The page's preset with small networks, from the images to a bound; then a report of a figure."""
+def test_the_tutorial(tmp_path: Path) -> None:
+    """Everything on the page, in its order, with networks and trainings of the preset `tiny`."""
     preset = yaml.safe_load(preset_of_the_page())
     tiny = yaml.safe_load((ROOT / "params.yaml").read_text())["tiny"]
     preset["mine"] |= {key: tiny[key] for key in ("model", "pretrain", "joint", "evaluate", "sample")}
-    preset["mine"]["prepare"]["image_size"] = 16
     folder = check_out(tmp_path / "checkout", yaml.safe_dump(preset))
-    bound, figure = "results/mine/evaluate/pixelcnn_pp/seed~0/bound.csv", "results/mine/figures/figure2.png"
-    options = "--profile workflow/profiles/local --config preset=mine"
-    run(folder, f"snakemake {bound} {figure} {options}")
-    assert "images test (60 of my_images.npz)" in (folder / bound).read_text()
-    run(folder, f"snakemake --report report.html {figure} {options}")
-    assert "Figure 2" in (folder / "report.html").read_text()
+    (folder / "my_images.npy").unlink()
+    page = (ROOT / "docs/tutorial.md").read_text()
+    typed = [command for command in commands(page) if not matches([*SHELL, "make install"], command)]
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (folder / "draw.py").write_text(code)
+    training = typed.index("make demo PRESET=mine") + 1
+    for command in [*typed[:training], "python draw.py", *typed[training:]]:
+        if command.startswith("make"):
+            command = next(line for line in recipe(command.removeprefix("make "), folder) if line.startswith("snakemake"))
+        run(folder, command)
+    assert "images test (200 of my_images.npy)" in (folder / "results/mine/evaluate/pixelcnn_pp/seed~0/bound.csv").read_text()
+    assert (folder / "results/mine/page/index.html").exists()
+    drawn, again = (plt.imread(folder / f"work/{name}.png") for name in ("drawn", "again"))
+    assert drawn.shape == (8 * 34 + 2, 8 * 34 + 2, 3) and np.array_equal(drawn, again)
 
 
 def recipe(target: str, folder: Path = ROOT) -> list[str]:
