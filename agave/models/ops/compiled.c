@@ -1,4 +1,4 @@
-/* The nonlinearities of activations.py, each in one pass over memory. Compiled on first use by kernels.py.
+/* Nonlinearities and likelihoods, each in one pass over memory. Compiled on first use by compiled.py.
  *
  * Tensors are contiguous with channels last, (B, H, W, C), as float or as bfloat16, which is the upper half of a float. The part
  * below the includes is compiled once for each of the two: T is the type, GET and PUT go to float and back, NAME adds the suffix.
