@@ -116,6 +116,7 @@ def _computed_again(model: Path) -> Iterator[str]:
     from agave.codec.compression import Codec
     from agave.data.arrays import array_sha256
 
+    torch.set_num_threads(1)  # enough for small networks; on a busy machine two that wait for each other take many times as long
     facts = json.loads((model / FACTS).read_text(encoding="utf-8"))
     if sha256(model / WEIGHTS) != facts["sha256"]:
         yield f"{model / WEIGHTS}: another file than {FACTS} beside it says"
