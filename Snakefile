@@ -35,6 +35,10 @@ include: "workflow/rules/page.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    share_process()
+
+
 rule all:
     default_target: True
     input:

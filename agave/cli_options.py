@@ -16,6 +16,7 @@ import click
 import yaml
 
 from agave import config, grid
+from agave.cli_shared_process import run_there
 from agave.config import Params
 from agave.config_types import LARGEST_SEED
 from agave.errors import UserError
@@ -61,10 +62,13 @@ class CommandGroup(click.Group):
     command_class = Command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command; a character that the terminal's encoding lacks, such as λ, is not an error."""
+        """Run the command, in a shared process if there is one. A character that the terminal's encoding lacks, such as λ, is no error."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        code = None if args or kwargs else run_there(sys.argv[1:])
+        if code is not None:
+            sys.exit(code)
         return super().main(*args, **kwargs)
 
 

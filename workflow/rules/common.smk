@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.utils import validate
 
-from agave import config as parameters, figures, grid, presets
+from agave import cli_shared_process, config as parameters, figures, grid, presets
 from agave.data import listing
 from agave.errors import UserError
 from agave.models import options_of
@@ -54,6 +54,13 @@ def checked_parameters():
         return chosen, path, plan.stated(chosen, tflops)
     except UserError as error:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+
+
+def share_process():
+    """Start the process that short local jobs on a CPU share, so that not each of them loads torch; it ends with Snakemake."""
+    if workflow.local_exec and PARAMS.compute.device == "cpu" and sys.platform == "linux":
+        global SHARED_PROCESS
+        SHARED_PROCESS = cli_shared_process.start()
 
 
 COMMANDS = str(Path(sys.executable).parent)  # of the environment that Snakemake runs in
