@@ -64,8 +64,8 @@ def run_there(arguments: Sequence[str]) -> int | None:
     return int.from_bytes(answer, "big") if answer else 1
 
 
-def serve(path: Path) -> None:
-    """Wait for commands at a socket until the standard input is closed.
+def wait_for_commands(path: Path) -> None:
+    """Wait at a socket, and start a copy for each command, until the standard input is closed.
 
     Args:
         path: path of the socket, in a folder of its own, which is deleted at the end.
@@ -145,4 +145,4 @@ def _become(files: Sequence[int], arguments: list[str], folder: str, variables: 
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    wait_for_commands(Path(sys.argv[1]))

@@ -221,7 +221,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
     assert "images test (200 of my_images.npy)" in (folder / "results/mine/evaluate/pixelcnn_pp/seed~0/bound.csv").read_text()
     assert (folder / "results/mine/page/index.html").exists()
     drawn, again = (plt.imread(folder / f"work/{name}.png") for name in ("drawn", "again"))
-    assert drawn.shape == (8 * 34 + 2, 8 * 34 + 2, 3) and np.array_equal(drawn, again)
+    assert drawn.shape == (2 * 32, 8 * 32, 3) and np.array_equal(drawn, again)
 
 
 def recipe(target: str, folder: Path = ROOT) -> list[str]:

@@ -125,7 +125,7 @@ def test_make_targets_of_the_pages_exist(root):
 def test_the_python_of_the_pages_runs(root, page, tmp_path, monkeypatch, capsys):
     """With a small untrained model where the page has a trained one."""
     (code,) = re.findall(r"```python\n(import numpy.*?)```", (root / page).read_text(), re.DOTALL)
-    data, weights = re.findall(r'"((?:results/demo|pretrained)/\S+)"', code)
+    data, weights = re.findall(r'"((?:results/demo|pretrained|work)/\S+)"', code)
     params, tiny = (config.load(root / "params.yaml", preset) for preset in ("demo", "tiny"))
     params = params.model_copy(update={"model": tiny.model})
     cell = grid.parse_cell(next(part for part in weights.split("/") if part.startswith("kl_weight")), params.prepare.image_size)
