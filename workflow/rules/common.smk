@@ -58,7 +58,7 @@ def checked_parameters():
 
 def share_process():
     """Start the process that short local jobs on a CPU share, so that not each of them loads torch; it ends with Snakemake."""
-    if workflow.local_exec and PARAMS.compute.device == "cpu" and sys.platform == "linux":
+    if workflow.is_main_process and workflow.local_exec and PARAMS.compute.device == "cpu" and sys.platform == "linux":
         global SHARED_PROCESS
         SHARED_PROCESS = cli_shared_process.start()
 
