@@ -19,7 +19,7 @@ CELL = "kl_weight~12-levels~256-resolution~32"
 
 @pytest.fixture(scope="module")
 def data(root, tmp_path_factory):
-    """Images, and a preset whose importance-sampled bound takes minutes."""
+    """Images, and a preset whose importance-sampled bound takes long."""
     folder = tmp_path_factory.mktemp("data")
     np.savez(folder / "images.npz", images=np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), np.uint8))
     (folder / "params.yaml").write_text((root / "params.yaml").read_text().replace("iwae_samples: 10}", "iwae_samples: 500}"))
