@@ -106,7 +106,7 @@ def test_results_in_order(checkout: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "nothing to be done for tables figures claims records page" in done.output
     assert f"{len(redraw.drawn())} of {len(redraw.drawn())} files the same bytes" in done.output
-    assert "0 as recorded, " in done.output and "not in git (the workflow makes them, or dvc pull)" in done.output
+    assert "0 as recorded, " in done.output and "not here (git does not keep them: the workflow makes them, or dvc pull)" in done.output
     assert "C1   not testable at this scale" in done.output and "VERDICT: all is well" in done.output
     assert state() == before
 
