@@ -53,6 +53,12 @@ TABLE_1 = (
 # PAPER: The paper marks bounds of models with latent variables only. The values of NICE and Real NVP are bounds for 8-bit images too, and
 # that of Aux. pixelCNN is one because its decoder also models images that have another grey image.
 
+NAMES = {row.system: row.model for row in TABLE_1}
+"""The names of the models in Table 1 of the paper, by system."""
+
+LATENT_VARIABLES = tuple(row.system for row in TABLE_1 if row.bound and row.system != "agave")
+"""The systems whose numbers the paper prints as bounds, because they have latent variables; without AGAVE."""
+
 SIZES: dict[str, tuple[object, ...]] = {
     "prepare.source": ("cifar10",),
     "prepare.image_size": (32,),

@@ -54,7 +54,7 @@ def bound(cell: Cell, seed: int, params: Params, data_set: str) -> dict[str, obj
         kl = 0.0002
     vae = (6.6 - 1.6 * kl) * ratio * (np.log2(cell.levels) / 8) + shift
     pixelcnn_pp = 3.79 - 0.45 * kl + 0.003 * np.log2(cell.levels) + shift
-    pixelcnn_pp += {row.system: float(row.bits_per_dim) - 2.9 for row in TABLE_1}.get(cell.kind, 0.0)
+    pixelcnn_pp += {row.system: 2 * (float(row.bits_per_dim) - 2.91) for row in TABLE_1}.get(cell.kind, 0.0)
     return {
         "cell": cell.name,
         "kind": cell.kind,

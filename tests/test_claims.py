@@ -55,7 +55,7 @@ def test_every_claim_of_the_paper_is_there_once_and_every_word_of_the_vocabulary
         ("{kl_weight: 12}", "{kl_wieght: 12}", r"C1: tests.0.models.0.*"),
         ("{kl_weight: 12}", "{kl_weight: [larger, 12]}", r"accepted: values, after the last of which may stand 'larger'"),
         ("{kl_weight: 12}", "{kl_weight: any, levels: any}", r"kl_weight and levels; accepted: several values of one of the two"),
-        ("{kl_weight: 12}", "{kind: pixelcnn_pp, kl_weight: 12}", r"accepted: a value for agave and vae, none for pixelcnn_pp"),
+        ("{kl_weight: 12}", "{kind: pixelcnn_pp, kl_weight: 12}", r"accepted: a value for agave and vae, none for the others"),
         ("needs: published", "needs: luck", "C1: needs"),
         ("- id: C2\n", "- id: C1\n", "given twice"),
         ("- id: C1\n", "  id: C1\n", "not valid YAML"),
@@ -155,6 +155,7 @@ def test_comparisons_are_linear_functions_of_the_cells():
         "steps": [-2, -1, -0.5],
         "later_steps_minus_first_step": [1, 1.5],
         "others_minus_first": [-2, -3, -3.5],
+        "last_minus_others": [-3.5, -1.5, -0.5],
         "last_minus_first": [-3.5],
     }
     for name, compare in COMPARISONS.items():

@@ -41,6 +41,7 @@ COMPARISONS: dict[str, Callable[[list[str]], Labelled]] = {
     "steps": _steps,  # each less the one before it
     "later_steps_minus_first_step": _later_steps_minus_first_step,
     "others_minus_first": lambda names: _between(names, [(0, i) for i in range(1, len(names))]),
+    "last_minus_others": lambda names: _between(names, [(i, len(names) - 1) for i in range(len(names) - 1)]),
     "last_minus_first": lambda names: _between(names, [(0, len(names) - 1)] if len(names) > 1 else []),
 }
 """Functions by name: each maps the names of the models to labels (C,) and a matrix (C, models), without rows for too few models."""

@@ -221,7 +221,7 @@ def _iwae_gain(evidence: Evidence, chosen: Sequence[Cell]) -> Measured:
 def short_name(cell: Cell, params: Params) -> str:
     """Return the name of a cell in comparisons."""
     if cell.kind != "agave":
-        return "VAE" if cell.kind == "vae" else "PixelCNN++"
+        return {"vae": "VAE", "pixelcnn_pp": "PixelCNN++"}.get(cell.kind) or published.NAMES.get(cell.system, cell.kind)
     parts = [f"λ {cell.kl_weight:g}"]
     parts += [f"{cell.levels} levels"] * (cell.levels != 256)
     parts += [f"{cell.resolution}×{cell.resolution}"] * (cell.resolution != params.prepare.image_size)

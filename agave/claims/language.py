@@ -16,6 +16,7 @@ from agave.claims.evidence import MEASURES, WITHOUT_MODELS, NotTestableError
 from agave.config import Params
 from agave.errors import UserError
 from agave.grid import Cell
+from agave.published import LATENT_VARIABLES
 
 
 class Strict(BaseModel):
@@ -57,14 +58,14 @@ class Models(Strict):
     """Models of the grid, named by their values. One of `kl_weight` and `levels` may name several.
 
     Attributes:
-        kind: "agave", "vae" or "pixelcnn_pp".
+        kind: "agave", "vae", "pixelcnn_pp", or "latent_variables": the further systems of Table 1 that have them.
         kl_weight: a value; or several, the last of which may be "larger" (all weights of the grid above them); or "any" (all of the grid).
         levels: a value, several, or "any": all of the grid, finest first.
         resolution: resolution of the auxiliary image: pixels, or relative to x.
         auxiliary: whether the auxiliary loss is part of the objective.
     """
 
-    kind: Literal["agave", "vae", "pixelcnn_pp"] = "agave"
+    kind: Literal["agave", "vae", "pixelcnn_pp", "latent_variables"] = "agave"
     kl_weight: float | Literal["any"] | list[float | Literal["larger"]] | None = None
     levels: int | Literal["any"] | list[int] = 256
     resolution: int | Literal["full", "half", "quarter"] = "full"
@@ -72,8 +73,8 @@ class Models(Strict):
 
     @model_validator(mode="after")
     def _values(self) -> Models:
-        if (self.kl_weight is None) != (self.kind == "pixelcnn_pp"):
-            raise ValueError(f"kl_weight {self.kl_weight} of kind {self.kind}; accepted: a value for agave and vae, none for pixelcnn_pp")
+        if (self.kl_weight is None) != (self.kind in ("pixelcnn_pp", "latent_variables")):
+            raise ValueError(f"kl_weight {self.kl_weight} of kind {self.kind}; accepted: a value for agave and vae, none for the others")
         if not isinstance(self.levels, int) and not isinstance(self.kl_weight, float):
             raise ValueError("kl_weight and levels; accepted: several values of one of the two")
         if isinstance(self.kl_weight, list) and ("larger" in self.kl_weight[:-1] or self.kl_weight in ([], ["larger"])):
@@ -86,6 +87,8 @@ class Models(Strict):
         Raises:
             NotTestableError: the grid of the preset lacks one.
         """
+        if self.kind == "latent_variables":
+            return [cell for cell in grid.further_cells(params) if cell.system in LATENT_VARIABLES]
         size = params.prepare.image_size
         resolution = {"full": size, "half": size // 2, "quarter": size // 4}.get(str(self.resolution), self.resolution)
         form = (self.kind, resolution, self.auxiliary)

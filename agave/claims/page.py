@@ -89,6 +89,14 @@ def page_text(decisions: Sequence[Decision], power: pd.DataFrame, preset: str, d
         "",
         "How far samples are apart from test images (`sample_energy`): 0 for the same distribution, at most 1. The first two rows show",
         "what the statistic can tell apart: half of the test images against the other half, as it is and with the squares of each coarse",
-        "image shuffled. Energy distance: Székely & Rizzo (2013).",
+        f"image shuffled. {_power_text(power)} Energy distance: Székely & Rizzo (2013).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _power_text(power: pd.DataFrame) -> str:
+    """Say whether the statistic tells shuffled images from whole ones with as many images as there are."""
+    same, shuffled = power.iloc[0], power.iloc[1]
+    if shuffled["low"] > same["high"]:
+        return "Their intervals are apart: it can."
+    return f"Their intervals overlap: {same['images']} images are too few for it."

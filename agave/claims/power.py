@@ -10,7 +10,7 @@ from agave import energy, grid, measures
 from agave.claims.decide import CONFIDENCE
 from agave.claims.evidence import Apart, Evidence, NotTestableError, short_name
 from agave.measures import COARSE, Images
-from agave.published import TABLE_1
+from agave.published import NAMES
 
 SAME, SHUFFLED = "half of the test images", "the same half, squares shuffled"
 
@@ -31,14 +31,13 @@ def power_rows(evidence: Evidence) -> list[dict[str, Any]]:
         UserError: a result is missing or damaged.
     """
     params = evidence.params
-    names = {row.system: row.model for row in TABLE_1}
     alone = grid.baselines(params)[1]
     test = np.asarray(evidence.measures_of(alone, "coarse_original")[0], np.uint8)  # (N, COARSE * COARSE * 3)
     first, second = test[::2], test[1::2]
     known = {SAME: first, SHUFFLED: shuffled(first)}
     rows = [_row(name, one.shape[:1], Apart((_distances(one[None], second, test),), "")) for name, one in known.items()]
     for cell in (alone, *grid.kl_weight_cells(params), *grid.further_cells(params)):
-        name = f"samples of AGAVE, {short_name(cell, params)}" if cell.kind == "agave" else f"samples of {names[cell.system]}"
+        name = f"samples of AGAVE, {short_name(cell, params)}" if cell.kind == "agave" else f"samples of {NAMES[cell.system]}"
         try:
             found = evidence.apart([cell])
         except NotTestableError:

@@ -124,7 +124,7 @@ def _figure_4(source: Results) -> tuple[Figure, pd.DataFrame]:
     ends = [(label, COLORS[quantity], float(last[quantity])) for quantity, label in LABELS.items()]
     _label_ends(panels["all"], [*ends, (ALONE, INK, level)], agave[-1].kl_weight)
     text = "Solid lines: bits/dim of a decoder, the sum of the KL and the decoder's reconstruction term (dashed)."
-    _caption(figure, source, f"{text} Bands: {_error_note(source)}.")
+    _caption(figure, source, f"{text} Bands: {_error_note(source)}; differences on the same images are surer, see the claims.")
     return figure, _written(pd.concat([found, baseline]))
 
 

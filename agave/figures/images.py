@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from agave.figures import figure_cells
 from agave.figures.mosaic import ImageBlock, compose
 from agave.figures.style import save, style
-from agave.published import TABLE_1
+from agave.published import NAMES
 from agave.results import Results, shown_path
 
 Images = NDArray[np.uint8]
@@ -127,10 +127,10 @@ def _completions(source: Results) -> Made:
 
 
 def _samples(source: Results) -> Made:
-    columns, names = source.params.figures.columns, {row.system: row.model for row in TABLE_1}
+    columns = source.params.figures.columns
     shown: dict[str, Images] = {}
     for cell in figure_cells("samples", source.params):
-        label = f"AGAVE, λ = {cell.kl_weight:g}" if cell.kind == "agave" else names[cell.system]
+        label = f"AGAVE, λ = {cell.kl_weight:g}" if cell.kind == "agave" else NAMES[cell.system]
         key = "prior_sample" if cell.models_x else "prior_draw"
         shown[label] = source.images(cell, [key])[key][:columns]
     shown["test images"] = source.images(cell, ["original"])["original"][:columns]

@@ -70,7 +70,11 @@ def check_large_files(source: Results, records: Sequence[RunRecord], small: Chec
     large = large_files(records)
     here = {path: digest for path, digest in large.items() if (source.folder / path).exists()}
     problems = [f"{source.folder / path}: {how}, in the run record beside it" for path, how in changed(source.folder, here)]
-    absent = f", {len(large) - len(here)} not here (git does not keep them: the workflow makes them, or dvc pull)" if len(here) < len(large) else ""
+    absent = (
+        f", {len(large) - len(here)} not here (git does not keep them: the workflow makes them, or dvc pull)"
+        if len(here) < len(large)
+        else ""
+    )
     return Check("checksums", f"{small.summary}; of the weights and arrays {len(here) - len(problems)} as recorded{absent}", problems)
 
 

@@ -13,7 +13,7 @@ from agave.grid import Cell
 from agave.models import REGISTRY, options_of
 from agave.planning.network_costs import parameters
 from agave.provenance.run_record import RunRecord
-from agave.published import DATA_SET, IMAGES, TABLE_1, Row
+from agave.published import DATA_SET, IMAGES, NAMES, TABLE_1, Row
 from agave.results import TRAINING_RECORDS, Results, training_names
 from agave.schemas import ORDER_SCHEMA, TABLE_1_SCHEMA
 from agave.statistics import FORMULA, over_seeds, rank_correlation, standard_error_of_images
@@ -90,8 +90,7 @@ def _unpublished(model: str) -> Row:
 def model_name(cell: Cell, params: Params) -> str:
     """Return the name of a model as tables print it."""
     if cell.kind != "agave":
-        names = {row.system: row.model for row in TABLE_1} | {"pixelcnn_pp": "PixelCNN++"}
-        return names.get(cell.system, cell.kind)
+        return (NAMES | {"pixelcnn_pp": "PixelCNN++"}).get(cell.system, cell.kind)
     size = "" if cell.resolution == params.prepare.image_size else f", {cell.resolution}×{cell.resolution}"
     return f"AGAVE, λ = {cell.kl_weight:g}{size}"
 
