@@ -114,7 +114,7 @@ def commands(section: str) -> Iterator[str]:
         elif fence is None:
             text.append(line)
         previous = line.strip()
-    yield from re.findall(rf"`((?:\w+=\S+ )?(?:{PROGRAMS}) [^`]+)`", "\n".join(text))
+    yield from re.findall(rf"`((?:\w+=\S+ )?(?:{PROGRAMS}) [^`]+)`", " ".join(text))
 
 
 def all_commands() -> list[tuple[str, str, str]]:
