@@ -127,11 +127,17 @@ def test_only_the_checkout_of_the_code_counts_as_its_commit(tmp_path: Path, monk
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "of something else"], check=True)
     assert git_state(tmp_path / "agave")["commit"] is None  # unpacked inside another repository
-    subprocess.run([*git, "add", "agave"], check=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/table.csv").write_text("")
+    (tmp_path / "dvc.lock").write_text("")
+    subprocess.run([*git, "add", "agave", "results", "dvc.lock"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "code"], check=True)
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     found = git_state(tmp_path / "agave")
     assert len(str(found["commit"])) == 40 and found["dirty"] is False
+    (tmp_path / "results/table.csv").unlink()  # what a run writes
+    (tmp_path / "dvc.lock").write_text("of another run")
+    assert git_state(tmp_path / "agave") == found
     (tmp_path / "agave/__init__.py").write_text("X = 1\n")
     assert git_state(tmp_path / "agave") == found | {"dirty": True}
 

@@ -13,12 +13,15 @@ from agave.provenance.code_digest import PACKAGE
 def git_state(folder: Path = PACKAGE) -> dict[str, Any]:
     """Return {"commit", "dirty"} of the code that runs; both are None if git does not track it.
 
+    What a run itself writes, results/ and dvc.lock, does not make it dirty.
+
     Args:
         folder: a package in the checkout; default: agave.
     """
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return {"commit": None, "dirty": None}
-    commit, status = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no", ":/")
+    commit = _git(folder, "rev-parse", "HEAD")
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)results", ":(top,exclude)dvc.lock")
     return {"commit": commit and commit.decode().strip(), "dirty": None if status is None else bool(status)}
 
 
