@@ -297,8 +297,8 @@ def page_of(preset: str, folder: Path) -> Path:
     return page.run(load(ROOT / "params.yaml", preset), preset, folder, CLAIMS)
 
 
-def test_the_page_is_made_from_the_files_in_git(tmp_path: Path) -> None:
-    preset = "demo"  # the study was made before there were compressed files and measures of drawn images
+@pytest.mark.parametrize("preset", ["demo", "study"])
+def test_the_page_is_made_from_the_files_in_git(preset: str, tmp_path: Path) -> None:
     text = page_of(preset, tmp_path).read_text(encoding="utf-8")
     assert len(text) < 6 * MIB
     for target in (one["href"] for one in Document(text).all("a")):
