@@ -25,8 +25,10 @@ from agave import claims, figures, tables
 from agave.config import Params, load
 from agave.errors import UserError
 from agave.page.files import PAGE, RECORD, inputs
+from agave.page.findings import systems_table
 from agave.page.sections import SECTIONS
 from agave.provenance.run_record import COMPUTE
+from agave.results import Results
 from agave.review import redraw
 from agave.steps import page
 
@@ -304,6 +306,14 @@ def test_the_page_is_made_from_the_files_in_git(preset: str, tmp_path: Path) -> 
     for target in (one["href"] for one in Document(text).all("a")):
         if target.startswith("../") and "reports/" not in target:
             assert (ROOT / "results" / preset / "page" / ".." / target.removeprefix("../")).exists(), target
+
+
+@pytest.mark.parametrize("preset", ["demo", "study"])
+def test_rows_of_table_1_can_be_told_apart(preset: str) -> None:
+    """The study has two models of ours for one published row."""
+    rows = systems_table(Results(load(ROOT / "params.yaml", preset), preset, ROOT / "results" / preset))[0].rows
+    names = [row[0] for row in rows]
+    assert len(set(names)) == len(names) >= 12
 
 
 SCHEMES = [("light", 375), ("light", 1400), ("dark", 375), ("dark", 1400)]
