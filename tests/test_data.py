@@ -455,8 +455,7 @@ def test_cifar10_names_say_what_the_images_are(archive, tmp_path, changes, train
 
 def test_cifar10_from_unpacked_batches_is_the_same(archive, tmp_path):
     prepare(cifar10(archive), tmp_path / "packed")
-    with tarfile.open(archive / CIFAR10.filename) as tar:
-        tar.extractall(tmp_path / "folder", filter="data")
+    shutil.unpack_archive(archive / CIFAR10.filename, tmp_path / "folder")
     prepare(cifar10(tmp_path / "folder"), tmp_path / "unpacked")
     assert contents(tmp_path / "packed") == contents(tmp_path / "unpacked")
     prepare(cifar10(tmp_path / "folder" / CIFAR10.base_folder), tmp_path / "itself")
@@ -468,8 +467,7 @@ def test_cifar10_from_unpacked_batches_is_the_same(archive, tmp_path):
 
 def test_cifar10_is_not_downloaded_among_other_files(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10_module, "_download_cifar10", lambda archive: pytest.fail("a download"))
-    with tarfile.open(archive / CIFAR10.filename) as tar:
-        tar.extractall(tmp_path / "folder", filter="data")
+    shutil.unpack_archive(archive / CIFAR10.filename, tmp_path / "folder")
     batches = tmp_path / "folder" / CIFAR10.base_folder
     (batches / "data_batch_2").write_bytes(b"changed")
     for path in (tmp_path / "folder", batches):
