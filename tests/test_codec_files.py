@@ -35,7 +35,7 @@ SYSTEMS = ["pixelcnn_pp", "agave", "vae_iaf"]
 
 @pytest.fixture(params=SYSTEMS)
 def codec(request):
-    return Codec(trained(request.param), b"abcdef")
+    return Codec(trained(request.param), b"abcd")
 
 
 def bound_in_bits(model, x):
@@ -48,7 +48,7 @@ def test_the_file_is_as_long_as_the_model_says(codec):
     bits, header = bound_in_bits(codec.model, x), 8 * 60
     by_model = np.array(made.codings) == Coding.MODEL
     difference = (made.lengths - bits)[by_model]
-    assert by_model.sum() >= 30 and len(made.lengths) == 40
+    assert by_model.sum() >= 25 and len(made.lengths) == 40
     assert 8 * len(made.data) == pytest.approx(made.lengths.sum(), abs=header)
     if codec.model.bound == "exact":
         assert np.abs(difference).max() < 1e-3 * bits.mean() and by_model.all()
@@ -215,7 +215,7 @@ def test_a_number_close_to_a_boundary_shifts_the_grid():
 
 def test_the_header_comes_back():
     groups = (ImageGroup(1, Coding.MODEL), ImageGroup(1, Coding.MODEL, 7), ImageGroup(300, Coding.PLAIN), ImageGroup(2, Coding.PRIOR_MEAN))
-    header = Header(1, b"123456", 305, 7, 400, groups, 6, (0, 1 << 200, 5))
+    header = Header(1, b"1234", 7, 400, groups, 6, (0, 1 << 200, 5))
     stack = Stack([0, 65535, 3], LOWEST + 5)
     assert read_container(write_container(header, stack), "it") == (header, stack)
 
@@ -243,7 +243,7 @@ def test_damage_that_the_checksum_misses_gives_no_other_picture_and_no_traceback
     """Changes in files whose checksum is made to fit: the checksum of the pixels finds them, or the header makes no sense."""
     x, numbers, refused = images(2), np.random.default_rng(0), 0
     data = codec.compress(x).data
-    places = [*range(11, 24), *numbers.integers(24, len(data) - 4, 5)]
+    places = [*range(9, 20), *numbers.integers(20, len(data) - 4, 5)]
     for place in places:
         broken = bytearray(data[:-4])
         broken[place] ^= 1 << int(numbers.integers(8))
@@ -258,14 +258,14 @@ def test_damage_that_the_checksum_misses_gives_no_other_picture_and_no_traceback
 
 def test_other_models_and_versions_are_refused():
     x = images(1)
-    data = Codec(trained("pixelcnn_pp"), b"abcdef").compress(x).data
-    with pytest.raises(UserError, match="made with the pixelcnn_pp model whose SHA-256 begins with 616263646566; given is the agave model"):
-        Codec(trained("agave"), b"abcdef").decompress(data)
+    data = Codec(trained("pixelcnn_pp"), b"abcd").compress(x).data
+    with pytest.raises(UserError, match="made with the pixelcnn_pp model whose SHA-256 begins with 61626364; given is the agave model"):
+        Codec(trained("agave"), b"abcd").decompress(data)
     with pytest.raises(UserError, match="accepted: the model that it was made with"):
-        Codec(trained("pixelcnn_pp"), b"abcdeg").decompress(data)
+        Codec(trained("pixelcnn_pp"), b"abce").decompress(data)
     other = data[:4] + bytes([2 << 4]) + data[5:-4]
     with pytest.raises(UserError, match=f"version 2 of the format; accepted: version {VERSION}"):
-        Codec(trained("pixelcnn_pp"), b"abcdef").decompress(other + zlib.crc32(other).to_bytes(4, "little"))
+        Codec(trained("pixelcnn_pp"), b"abcd").decompress(other + zlib.crc32(other).to_bytes(4, "little"))
 
 
 def test_what_cannot_be_coded_is_refused():

@@ -2,11 +2,11 @@
 
     magic        4 bytes   89 41 47 56; a copy in text mode breaks it
     kind         1 byte    upper four bits: version of the format, 1; lower four bits: 0 PixelCNN++, 1 AGAVE, 2 VAE
-    model        6 bytes   the first of the SHA-256 of model.safetensors
-    integers               in groups of 7 bits, the lowest first: number, height, width of the images; number of runs of groups, and for
-                           each how many groups, and 3 times their size plus how they are coded; number of groups whose grid is shifted,
-                           and for each its number and the shift; with latent variables, bits of a bin, number of layers, and for each
-                           the set of feature maps that are not coded
+    model        4 bytes   the first of the SHA-256 of model.safetensors
+    integers               in groups of 7 bits, the lowest first: height and width of the images; number of runs of groups, and for each
+                           how many groups, and 3 times their size plus how they are coded; number of groups whose grid is shifted, and
+                           for each its number and the shift; with latent variables, bits of a bin, number of layers, and for each the
+                           set of feature maps that are not coded
     words                  of the stack, 2 bytes each
     state        8 bytes   of the stack
     checksum     4 bytes   CRC-32 of everything above
@@ -31,8 +31,8 @@ from agave.errors import UserError
 
 MAGIC = b"\x89AGV"
 VERSION = 1
-MODEL_BYTES = 6
-_FIXED = struct.Struct("<4sB6s")
+MODEL_BYTES = 4
+_FIXED = struct.Struct("<4sB4s")
 _END = struct.Struct("<QI")
 _LONGEST = 7000  # bits of an integer of a header
 
@@ -61,7 +61,6 @@ class Header:
     Attributes:
         kind: kind of the model.
         model: first bytes of the SHA-256 of its file.
-        images: number of images.
         height: height of an image, pixels.
         width: width of an image, pixels.
         groups: groups of tiles, in the order of decoding.
@@ -71,7 +70,6 @@ class Header:
 
     kind: int
     model: bytes
-    images: int
     height: int
     width: int
     groups: tuple[ImageGroup, ...]
@@ -79,10 +77,10 @@ class Header:
     left_out: tuple[int, ...] = ()
 
     def fits(self, tile: int, layers: int) -> bool:
-        """Return whether the groups hold as many tiles as the images have, and the latent variables fit the layers of the model."""
-        tiles = self.images * -(-self.height // tile) * -(-self.width // tile)
-        bits = range(1, MOST_BITS + 1) if layers else range(1)
-        return 0 < tiles == sum(group.size for group in self.groups) and len(self.left_out) == layers and self.bits in bits
+        """Return whether the groups hold the tiles of whole images, and the latent variables fit the layers of the model."""
+        of_image, sizes = -(-self.height // tile) * -(-self.width // tile), [group.size for group in self.groups]
+        whole = of_image > 0 < sum(sizes) and sum(sizes) % of_image == 0 and all(sizes)
+        return whole and len(self.left_out) == layers and self.bits in (range(1, MOST_BITS + 1) if layers else range(1))
 
 
 def write_container(header: Header, stack: Stack) -> bytes:
@@ -91,7 +89,7 @@ def write_container(header: Header, stack: Stack) -> bytes:
         (len(list(run)), len(Coding) * size + coding) for (size, coding), run in groupby(header.groups, lambda one: (one.size, one.coding))
     ]
     shifted = [(index, group.offset) for index, group in enumerate(header.groups) if group.offset]
-    integers = [header.images, header.height, header.width]
+    integers = [header.height, header.width]
     for rows in (runs, shifted):
         integers += [len(rows), *(value for row in rows for value in row)]
     if header.bits:
@@ -119,7 +117,7 @@ def read_container(data: bytes, name: str) -> tuple[Header, Stack]:
     if kind >> 4 != VERSION:
         raise UserError(f"{name}: version {kind >> 4} of the format; accepted: version {VERSION}")
     integers = _Integers(data, _FIXED.size, name)
-    images, height, width = (integers.next() for _ in range(3))
+    height, width = integers.next(), integers.next()
     runs, shifts = ([(integers.next(), integers.next()) for _ in range(integers.next())] for _ in range(2))
     bits = integers.next() if kind & 15 else 0
     left_out = tuple(integers.next() for _ in range(integers.next())) if kind & 15 else ()
@@ -130,7 +128,7 @@ def read_container(data: bytes, name: str) -> tuple[Header, Stack]:
     if len(body) % 2:
         raise makes_no_sense(name)
     stack = Stack(np.frombuffer(body, "<u2").tolist(), state)
-    return Header(kind & 15, model, images, height, width, groups, bits, left_out), stack
+    return Header(kind & 15, model, height, width, groups, bits, left_out), stack
 
 
 def makes_no_sense(name: str) -> UserError:
