@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from agave.codec.bins import SLOT_BITS, Bins
+from agave.codec.bins import SLOT_BITS, WIDTH, Bins
 from agave.codec.entropy import (
     LOWEST,
     Exhausted,
@@ -134,8 +134,8 @@ GOLDEN = {
     "normal_cdf": ["0x1.0a7afb9869ea9p-63", "0x1.11a46d89647efp-4", "0x1.1464507526871p-1", "0x1.ff4f10f033d25p-1"],
     "pixels": [287870944, 18339358, 274043546, 15091952, 342178498, 16020077],
     "bins": [
-        [0, 194977922, 212661825, 172667076, 65972089, 4481226, 150087, 246142910],
-        [125986549, 204947182, 222386463, 188608669, 85226002, 9087970, 841790, 268435328],
+        [0, 28588313, 50714793, 87660129, 150735539, 245854275, 268434773, 268435328],
+        [33360008, 41695693, 72367541, 121423354, 193121749, 262014525, 268435326, 268435328],
     ],
 }
 
@@ -234,9 +234,33 @@ def test_a_number_of_bins_is_refused(bits):
         Bins(bits)
 
 
-def test_bins_have_equal_mass_and_popped_ones_the_moments_of_their_distribution():
+def test_bins_come_back_from_the_prior_and_cost_what_it_says():
+    bins, numbers = Bins(8), np.random.default_rng(0)
+    assert np.diff(ndtr(bins._edges / WIDTH)) == pytest.approx(1 / 256, abs=1e-9)
+    masses = np.diff(ndtr(bins._edges))
+    assert 2.0**-bins.costs == pytest.approx(masses, abs=2e-6) and (2.0**-bins.costs).sum() == pytest.approx(1, abs=1e-12)
+    assert bins.entropy == pytest.approx(-(masses * np.log2(masses)).sum(), abs=1e-4) and bins.entropy < 8
+    stack = Stack(numbers.integers(0, 65536, 20).tolist())
+    before, chosen = stack.copy(), bins.of_slots(numbers.integers(0, 1 << SLOT_BITS, 20_000))
+    z = bins.middles[chosen]
+    assert abs(z.mean()) < 4 / len(z) ** 0.5 and z.std() == pytest.approx(1, rel=0.03)
+    bins.push_prior(stack, chosen)
+    added = 16 * (len(stack.words) - len(before.words)) + math.log2(stack.state / before.state)
+    assert added == pytest.approx(bins.costs[chosen].sum(), abs=0.5)
+    assert (bins.pop_prior(stack, len(chosen)) == chosen).all() and stack == before
+
+
+@pytest.mark.parametrize("far", [-4.5, 0.0, 4.5])
+def test_bins_tell_where_z_lies_in_the_tails_of_the_prior_too(far):
+    """The middle of its bin is close to z, in units of the prior."""
+    bins, count = Bins(8), 2000
+    stack = Stack(np.random.default_rng(0).integers(0, 65536, 2 * count).tolist(), LOWEST + 123_456_789)
+    found, _ = bins.pop(stack, np.full(count, far), np.full(count, 1e4))
+    assert np.abs(bins.middles[found] - far).max() < 0.15
+
+
+def test_popped_bins_have_the_moments_of_their_distribution():
     bins, count = Bins(8), 20_000
-    assert np.diff(ndtr(bins._edges)) == pytest.approx(1 / 256, abs=1e-9)
     stack = Stack(np.random.default_rng(0).integers(0, 65536, 2 * count).tolist())
     found, _ = bins.pop(stack, np.full(count, 0.7), np.full(count, 1 / 0.4))
     z = bins.middles[found]

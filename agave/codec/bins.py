@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from statistics import NormalDist
 
 import numpy as np
@@ -10,22 +11,30 @@ from scipy.special import ndtr, ndtri
 from agave.codec.entropy import Floats, Integers, Stack, normal_cdf
 
 SLOT_BITS = 28
-"""Logarithm of the number of slots. With 2^12 bins, the slots that belong to each cost 0.00004 bits a latent variable."""
+"""Logarithm of the number of slots. Two of them for each of 2^8 bins cost 0.000003 bits a latent variable."""
 
 MOST_BITS = 16
 """Largest logarithm of the number of bins."""
+
+WIDTH = 2.0
+"""Standard deviation, in units of the prior, of the normal distribution under which all bins have the same mass. With that of the prior,
+bins in its tails are so wide that a posterior there lies inside one of them, and its middle says little of z."""
 
 _NUMBER_BITS = 32
 
 
 class Bins:
-    """Bins of equal mass under a standard normal, popped and pushed with other normal distributions.
+    """Bins of a latent variable in units of its prior, popped and pushed with normal distributions.
 
     There are 2^28 slots. Two of them belong to each bin whatever the distribution: slots 2 u and 2 u + 1 to bin u. The others, in the same
     order, are divided by the distribution.
 
     To pop bins, one slot for each is popped with all slots equally likely. The slot determines the bin, and its number among the slots of
     the bin, again equally likely, is pushed back.
+
+    Attributes:
+        middles: medians of the bins, (2^bits,).
+        costs: bits that each bin costs under the prior, (2^bits,).
 
     Args:
         bits: logarithm of the number of bins, 1 to 16.
@@ -39,11 +48,42 @@ class Bins:
             raise ValueError(f"{bits} bits; accepted: 1 to {MOST_BITS}")
         self.bits, self.count = bits, 1 << bits
         self._divided = float((1 << SLOT_BITS) - 2 * self.count)
-        quantile = NormalDist().inv_cdf
+        quantile = NormalDist(sigma=WIDTH).inv_cdf
         # rounded to 2^-32, because the logarithm inside may differ in its last digit from machine to machine
         inner = [round(quantile(u / self.count) * 2**32) / 2**32 for u in range(1, self.count)]
         self.middles: Floats = np.array([round(quantile((u + 0.5) / self.count) * 2**32) / 2**32 for u in range(self.count)])
         self._edges = np.array([-np.inf, *inner, np.inf])
+        every = np.arange(self.count)
+        self._starts = np.append(self._limits(every, np.zeros(self.count), np.ones(self.count))[0] + 2 * every, 1 << SLOT_BITS)
+        self.costs: Floats = SLOT_BITS - np.log2(np.diff(self._starts))
+
+    @property
+    def entropy(self) -> float:
+        """Return how many bits a bin costs on average under the prior."""
+        return float((self.costs * 2.0 ** (-self.costs)).sum())
+
+    def of_slots(self, slots: Integers) -> Integers:
+        """Return the bins that slots belong to under the prior."""
+        return np.searchsorted(self._starts, slots, side="right") - 1
+
+    def push_prior(self, stack: Stack, bins: Integers) -> None:
+        """Push bins (N,) with the prior, the last one first."""
+        starts = self._starts[bins[::-1]]
+        stack.push(starts.tolist(), (self._starts[bins[::-1] + 1] - starts).tolist(), SLOT_BITS)
+
+    def pop_prior(self, stack: Stack, count: int) -> Integers:
+        """Pop bins (count,) with the prior, the first one first.
+
+        Raises:
+            Exhausted: the stack does not hold so many.
+        """
+        starts = self._starts.tolist()
+
+        def find(index: int, slot: int) -> tuple[int, int, int]:
+            found = bisect_right(starts, slot) - 1
+            return found, starts[found], starts[found + 1] - starts[found]
+
+        return np.array(stack.pop(count, SLOT_BITS, find), np.int64)
 
     def pop(self, stack: Stack, mean: Floats, inverse_deviation: Floats) -> tuple[Integers, Floats]:
         """Pop bins with the distributions N(mean, 1 / inverse_deviation^2), (N,) each.
@@ -84,7 +124,7 @@ class Bins:
         """Return the bins (N,) that slots belong to, and their limits (2, N)."""
         divided = slots - 2 * self.count
         noise = ndtri((np.maximum(divided, 0) + 0.5) / self._divided)
-        guess = (ndtr(mean + noise / inverse_deviation) * self.count).astype(np.int64).clip(0, self.count - 1)
+        guess = (ndtr((mean + noise / inverse_deviation) / WIDTH) * self.count).astype(np.int64).clip(0, self.count - 1)
         bins = np.where(divided < 0, slots // 2, guess)
         limits = self._limits(bins, mean, inverse_deviation)
         wrong = (divided >= 0) & ((divided < limits[0]) | (divided >= limits[1]))  # very near the edge of a bin

@@ -37,7 +37,7 @@ from agave.models.layers import folded
 from agave.random_numbers import POSTERIOR, KeyedNumbers
 from agave.runtime.progress import Progress
 
-BITS_OF_BINS = {"agave": 10, "vae_iaf": 12}
+BITS_OF_BINS = 8
 """Logarithm of the number of bins of a latent variable. Bins as wide as a posterior cost bits, narrow ones more images to begin with."""
 
 
@@ -170,7 +170,7 @@ class Codec:
     def _latents(self, bits: int | None, coded: NDArray[np.bool_] | None) -> LatentCoder | None:
         if self._vae is None:
             return None
-        return LatentCoder(self._vae, BITS_OF_BINS[self.model.system] if bits is None else bits, coded)
+        return LatentCoder(self._vae, BITS_OF_BINS if bits is None else bits, coded)
 
     def _informative(self, x_uint8: Tensor, least_map_bits: float) -> NDArray[np.bool_] | None:
         """Return the feature maps whose mean KL on a few images reaches a number of bits, (layers, latent)."""

@@ -3,8 +3,8 @@
 The sender pops z from the stack with the posterior as distribution and pushes it with the prior, so that it costs the KL divergence alone.
 The receiver pops z with the prior and, once it has the image, pushes z with the posterior: every bit is back where it was.
 
-z, in units of its prior, falls into one of 2^b bins of equal mass under the prior; the middle of a bin stands for all of it. Given the
-latent values before it in the order of the flow, an element of z is Gaussian under the posterior too.
+z, in units of its prior, falls into one of 2^b bins; the middle of a bin stands for all of it. Given the latent values before it in the
+order of the flow, an element of z is Gaussian under the posterior as it is under the prior.
 
 Source: Townsend et al. (2019), Practical lossless compression with latent variables using bits back coding.
 """
@@ -77,7 +77,7 @@ class LatentCoder:
         """Return how many bits the stack must hold for an image."""
         elements = sum(int(coded.sum()) * height * width for coded, (_, height, width) in zip(self.coded, self._shapes, strict=True))
         at_once = max(latent * height for latent, height, _ in self._shapes)
-        return math.ceil(elements * (self.bins.bits + 0.1)) + at_once * SLOT_BITS
+        return math.ceil(elements * (self.bins.entropy + 0.1)) + at_once * SLOT_BITS
 
     def mean_of_prior(self, count: int) -> Tensor:
         """Return f(z), (count, 3, r, r), with z at the mean of the prior in every layer."""
@@ -115,7 +115,7 @@ class LatentCoder:
     def push_prior(self, stack: Stack, bins: list[Integers]) -> None:
         """Push the bins of all layers with the prior."""
         for chosen, coded in reversed(list(zip(bins, self.coded, strict=True))):
-            stack.push_raw(chosen[..., coded].ravel()[::-1].tolist(), self.bins.bits)
+            self.bins.push_prior(stack, chosen[..., coded].ravel())
 
     def pop_prior(self, stack: Stack, images: range) -> tuple[list[Received], Tensor]:
         """Pop z with the prior.
@@ -133,7 +133,7 @@ class LatentCoder:
         h, received = self.vae.start(len(images)), []
         for index, layer in enumerate(self._layers):
             own, chosen, coded = layer.split(h), self._drawn(index, images), self.coded[index]
-            chosen[..., coded] = np.reshape(stack.pop_raw(chosen[..., coded].size, self.bins.bits), chosen[..., coded].shape)
+            chosen[..., coded] = self.bins.pop_prior(stack, chosen[..., coded].size).reshape(chosen[..., coded].shape)
             received.append(Received(own, chosen))
             h = layer.merge(h, self._z(chosen, own), own.deterministic)
         return received, self.vae.finish(h)
@@ -166,7 +166,7 @@ class LatentCoder:
         drawn = [
             np.random.Philox(key=[_SHARED_KEY, image], counter=[0, index, 0, 0]).random_raw(height * width * latent) for image in images
         ]
-        bins = (np.stack(drawn) >> np.uint64(64 - self.bins.bits)).astype(np.int64)
+        bins = self.bins.of_slots((np.stack(drawn) >> np.uint64(64 - SLOT_BITS)).astype(np.int64))
         return bins.reshape(len(images), height, width, latent).transpose(1, 2, 0, 3).copy()
 
 
@@ -223,7 +223,7 @@ class _Popping:
         chosen, coded = front.of(self.chosen), np.broadcast_to(self._coded[front.maps], mean.shape)
         costs = np.zeros(mean.shape)
         chosen[coded], popped = self._bins.pop(self._stack, mean[coded], inverse_deviation[coded])
-        costs[coded] = self._bins.bits - popped
+        costs[coded] = self._bins.costs[chosen[coded]] - popped
         self.lengths += costs.sum((0, 2))
         front.set(self.chosen, chosen)
         return prior[0] + prior[1] * self._bins.middles[chosen]
