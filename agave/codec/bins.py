@@ -27,7 +27,7 @@ class Bins:
     """Bins of a latent variable in units of its prior, popped and pushed with normal distributions.
 
     There are 2^28 slots. Two of them belong to each bin whatever the distribution: slots 2 u and 2 u + 1 to bin u. The others, in the same
-    order, are divided by the distribution.
+    order, are divided by the distribution. Under the prior all slots of a bin lie side by side.
 
     To pop bins, one slot for each is popped with all slots equally likely. The slot determines the bin, and its number among the slots of
     the bin, again equally likely, is pushed back.
