@@ -112,6 +112,7 @@ def problems(folder: Path, profile: str, severity: Severity, cache: Path) -> Ite
         yield f"{issue.severity.name} {issue.message} ({issue.violatingEntity})"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("profile", ["workflow-run-crate-0.5", "provenance-run-crate-0.5"])
 def test_the_validator_accepts_it(profile: str, finished: Path, cache: Path) -> None:
     found = list(problems(finished / "crates/tiny", profile, Severity.RECOMMENDED, cache))
@@ -119,6 +120,7 @@ def test_the_validator_accepts_it(profile: str, finished: Path, cache: Path) -> 
     assert all(line.startswith("RECOMMENDED") for line in found)
 
 
+@pytest.mark.integration
 def test_the_validator_sees_a_fault(checkout: Path, cache: Path) -> None:
     path = checkout / "crates/tiny" / METADATA
     path.write_text(path.read_text().replace('"instrument"', '"sha256"'))

@@ -57,6 +57,7 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.integration
 def test_a_system(copy: Path) -> None:
     (model, model_text), (registry, line), _, (test, test_text) = blocks("add a system")
     assert len(re.findall(r"^ +\S", model_text.partition("class ")[2], re.MULTILINE)) < 45
@@ -101,6 +102,7 @@ def test_a_data_set(copy: Path) -> None:
     assert manifest["source"] == "my_set" and manifest["train"]["images"] == 2500 and manifest["licence"] == "CC BY 4.0."
 
 
+@pytest.mark.integration
 def test_a_claim(copy: Path) -> None:
     (measures, function), (_, line), (claims, entry), (_, test_text) = blocks("add a claim")
     text = (copy / measures).read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ import yaml
 from test_workflow import check_out, snakemake
 
 PROFILE = Path(__file__).parents[1] / "workflow/profiles/slurm/config.yaml"
+pytestmark = pytest.mark.integration
 GPU_RULES = ("pretrain_vae", "pretrain_pixelcnn_pp", "joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell", "codec_cell")
 
 
@@ -83,7 +84,6 @@ def check(folder: Path, rule: str, call: list[str], target: str) -> None:
     assert int(wanted["runtime"]) > 10  # the signal comes five minutes before
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     "rules", [("pretrain_vae", "pretrain_pixelcnn_pp"), ("joint_cell", "evaluate_bound", "evaluate_iwae", "sample_cell", "codec_cell")]
 )

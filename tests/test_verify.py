@@ -204,14 +204,20 @@ def test_characters_that_the_terminal_lacks_are_no_error(checkout: Path) -> None
 
 
 def test_one_flipped_byte_of_any_file_is_named(checkout: Path) -> None:
-    for path in listed():
+    source = Results(load("params.yaml", "tiny"), "tiny", FOLDER)
+    checksums = read_checksums(source)
+    for path in checksums:
         file = FOLDER / path
         content = file.read_bytes()
         middle = len(content) // 2
         file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-        done = agave("verify")
-        assert done.exit_code == 1
-        assert f"{file}: changed" in done.output and "FAILED  checksums  1 of" in done.output and "NOT in order: checksums" in done.output
+        (problem,) = checks.check_small_files(source, checksums).problems
+        assert problem.startswith(f"{file}: changed")
+        if file.name in ("table1.csv", "figure4.pdf"):
+            done = agave("verify")
+            assert done.exit_code == 1
+            assert f"{file}: changed" in done.output and "FAILED  checksums  1 of" in done.output
+            assert "NOT in order: checksums" in done.output
         file.write_bytes(content)
 
 
