@@ -11,8 +11,10 @@
     state        8 bytes   of the stack
     checksum     4 bytes   CRC-32 of everything above
 
-All numbers of a fixed size are little endian. The stack starts with a state of 2^48 plus the CRC-32 of all pixels. The decoder comes back
-to that state, and so knows whether it has found the same pixels.
+All numbers of a fixed size are little endian. How many images there are follows from the sizes of the groups and of an image.
+
+The stack starts with a state of 2^48 plus the CRC-32 of all pixels. The decoder comes back to that state, and so knows whether it has
+found the same pixels.
 """
 
 from __future__ import annotations
